@@ -1,0 +1,81 @@
+"""Metadata of the hf-vpdd package. Tool settings are in pyproject.toml, the tested versions in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+
+ROOT = Path(__file__).parent
+VERSION = {}
+exec((ROOT / "src/hf_vpdd/version.py").read_text(encoding="utf-8"), VERSION)
+
+# Lower bounds are the oldest versions that the tests ran on (CONTRIBUTING.md says how to try one).
+INSTALL_REQUIRES = [
+    "accelerate>=1.15",
+    "av>=14",
+    "datasets>=5.2",
+    "diffusers>=0.42",
+    "huggingface_hub>=2.0",
+    "numpy>=1.26",
+    "pillow>=10",
+    "pyarrow>=21",
+    "pyyaml>=6",
+    "safetensors>=0.8",
+    "tokenizers>=0.22",
+    "torch>=2.13",
+    "tqdm>=4.66",
+    "transformers>=5.23,<6",
+]
+
+# Only what pip can really install. CALVIN and RLBench are not on PyPI and need their own simulators (and PyPI's `pyrep`
+# is an unrelated project), so their extras hold the helpers alone: `hf-vpdd doctor calvin|rlbench` explains the rest.
+EXTRAS = {
+    "metaworld": ["metaworld>=3.1.1", "gymnasium>=1.1", "mujoco>=3.3", "packaging>=23"],
+    "calvin": ["gymnasium>=1.1", "scipy>=1.11"],
+    "rlbench": ["gymnasium>=1.1", "scipy>=1.11"],
+    "lora": ["peft>=0.21"],
+    "serve": ["websockets>=13"],
+    "train": ["tensorboard>=2.16"],
+}
+EXTRAS["demo"] = [*EXTRAS["metaworld"], "matplotlib>=3.8"]
+EXTRAS["dev"] = [
+    *EXTRAS["demo"],
+    *EXTRAS["lora"],
+    *EXTRAS["train"],
+    "hypothesis>=6",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
+    "ruff>=0.9",
+]
+EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+
+README = ROOT / "README.md"
+
+setup(
+    name="hf-vpdd",
+    version=VERSION["__version__"],
+    description="Robot policies from video pre-training with discrete diffusion, for transformers and diffusers",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.10",
+    package_dir={"": "src"},
+    packages=find_packages("src"),
+    package_data={"hf_vpdd": ["checkpoints/**/*", "**/templates/*", "**/*.css", "**/*.js", "**/*.html"]},
+    include_package_data=False,
+    install_requires=INSTALL_REQUIRES,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["hf-vpdd=hf_vpdd.cli:main"]},
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Science/Research",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)
