@@ -1,0 +1,31 @@
+"""Episodes in: LeRobot datasets (reading, writing, recording), statistics, frame and token caches, training windows.
+
+Nothing here knows the networks. Names are imported lazily, so that asking for one part does not load PyAV or torch.
+"""
+
+from importlib import import_module
+
+
+_HOME = {
+    "FrameStore": "frame_store",
+    "LeRobotDataset": "lerobot",
+    "LeRobotWriter": "lerobot_writer",
+    "RunningStatistics": "statistics",
+    "WindowDataset": "windows",
+    "dataset_fingerprint": "lerobot",
+    "decode_video": "video",
+    "encode_video": "video",
+    "tokenize": "tokens",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

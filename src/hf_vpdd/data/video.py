@@ -1,0 +1,292 @@
+"""Video files through PyAV: encode, decode, join without re-encoding.
+
+Frames are uint8 RGB arrays of shape (T, H, W, 3). Files written here have a constant frame rate, no B-frames (so packets
+come in the order they are shown, and frame t is packet t) and a key frame every `gop` frames (so seeking is cheap).
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+
+from ..errors import InputError
+from ..files import atomic_path
+
+
+_ENCODERS = {"h264": "libx264"}
+
+
+def exact_rate(fps: float) -> Fraction:
+    """Frames per second as the fraction a container can hold; 29.97 becomes 2997/100."""
+    rate = Fraction(fps).limit_denominator(1001)
+    if rate <= 0:
+        raise InputError(f"fps is {fps}; a video needs a positive number of frames per second")
+    return rate
+
+
+def encode_video(
+    path: str | os.PathLike,
+    frames: np.ndarray,
+    fps: float,
+    *,
+    codec: str = "h264",
+    crf: int = 18,
+    gop: int = 10,
+    pix_fmt: str = "yuv420p",
+    preset: str = "fast",
+) -> Path:
+    """Writes frames as an mp4, whole or not at all.
+
+    Args:
+        path: Where the finished file is to be.
+        frames: uint8 RGB (T, H, W, 3), T >= 1. Height and width must be even unless `pix_fmt` is "yuv444p".
+        fps: Frames per second.
+        codec: "h264".
+        crf: Quality from 0 to 51, lower is better; 18 is hard to tell from the original, 0 loses only the RGB-YUV rounding.
+        gop: A key frame every so many frames.
+        pix_fmt: "yuv420p" halves the resolution of colour and plays everywhere; "yuv444p" keeps it.
+        preset: Of x264: how long the encoder searches.
+
+    Raises:
+        InputError: Wrong shape or dtype, odd size, unknown codec or pixel format.
+    """
+    frames = np.asarray(frames)
+    _check_frames(frames, pix_fmt, path)
+    if codec not in _ENCODERS:
+        raise InputError(f"video codec {codec!r} is not supported for writing; use one of {sorted(_ENCODERS)}")
+    rate = exact_rate(fps)
+    with atomic_path(path) as temporary, av.open(str(temporary), "w") as container:
+        stream = container.add_stream(_ENCODERS[codec], rate=rate)
+        stream.width, stream.height, stream.pix_fmt = frames.shape[2], frames.shape[1], pix_fmt
+        # One thread: recorders already run one process per core, and the bytes then do not depend on the machine.
+        stream.codec_context.thread_count = 1
+        stream.codec_context.time_base = 1 / rate
+        stream.options = {
+            "crf": str(crf), "preset": preset, "g": str(gop), "keyint_min": str(gop), "sc_threshold": "0", "bf": "0",
+        }  # fmt: skip
+        for index, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+            frame.pts, frame.time_base = index, 1 / rate
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return Path(path)
+
+
+def _check_frames(frames: np.ndarray, pix_fmt: str, where: str | os.PathLike) -> None:
+    if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
+        raise InputError(
+            f"frames for {where} are {frames.dtype} {frames.shape}; a video needs uint8 RGB frames (T, H, W, 3), T >= 1"
+        )
+    if pix_fmt not in ("yuv420p", "yuv444p"):
+        raise InputError(f"pixel format {pix_fmt!r} is not supported for writing; use 'yuv420p' or 'yuv444p'")
+    if pix_fmt == "yuv420p" and (frames.shape[1] % 2 or frames.shape[2] % 2):
+        height, width = frames.shape[1:3]
+        raise InputError(
+            f"frames for {where} are {height} by {width} pixels; yuv420p needs an even height and width: "
+            "choose an even image size or pix_fmt='yuv444p'"
+        )
+
+
+def open_video(path: str | os.PathLike, threads: int = 1) -> av.container.InputContainer:
+    """Opens a video for reading; the first video stream is what the functions here use.
+
+    Raises:
+        InputError: The file is missing, is no video, or is cut short (an mp4 without its index).
+    """
+    if not Path(path).is_file():
+        raise InputError(f"video file {path} is missing")
+    try:
+        container = av.open(str(path))
+    except av.error.FFmpegError as error:
+        raise InputError(f"video file {path} cannot be opened (cut short or not a video): {error}") from error
+    if not container.streams.video:
+        container.close()
+        raise InputError(f"{path} holds no video stream")
+    container.streams.video[0].codec_context.thread_count = threads
+    return container
+
+
+def iterate_frames(path: str | os.PathLike, keyframes_only: bool = False, threads: int = 1) -> Iterator[np.ndarray]:
+    """Decodes a file from start to end in one pass; yields uint8 RGB (H, W, 3).
+
+    `keyframes_only` skips all other frames undecoded: a cheap, even subsample.
+    """
+    with open_video(path, threads) as container:
+        stream = container.streams.video[0]
+        if keyframes_only:
+            stream.codec_context.skip_frame = "NONKEY"
+        try:
+            for frame in container.decode(stream):
+                yield frame.to_ndarray(format="rgb24")
+        except av.error.FFmpegError as error:
+            raise InputError(f"video file {path} cannot be decoded: {error}") from error
+
+
+def decode_video(path: str | os.PathLike) -> np.ndarray:
+    """All frames of a file, uint8 RGB (T, H, W, 3)."""
+    frames = list(iterate_frames(path))
+    if not frames:
+        raise InputError(f"video file {path} holds no frames")
+    return np.stack(frames)
+
+
+class VideoJoiner:
+    """Appends whole videos to one mp4 by copying their packets: nothing is decoded, nothing loses quality.
+
+    The k-th packet ever appended gets the presentation time k / fps, whatever clock its source used, so frames stay
+    exactly where the episode table says. All sources must come from one encoder setting (`fits`).
+    """
+
+    def __init__(self, path: str | os.PathLike, fps: float):
+        self.path = Path(path)
+        self.num_frames = 0
+        self.num_bytes = 0
+        self._rate = exact_rate(fps)
+        self._container = None
+        self._stream = None
+        self._setting = None
+
+    @staticmethod
+    def setting(source: av.container.InputContainer) -> tuple:
+        """What must be equal for two videos to share a file: size, pixel format and the decoder's parameter sets."""
+        context = source.streams.video[0].codec_context
+        return context.name, context.width, context.height, context.pix_fmt, bytes(context.extradata or b"")
+
+    def fits(self, source_path: str | os.PathLike) -> bool:
+        """Whether the source can be appended without making earlier or later frames undecodable."""
+        with open_video(source_path) as source:
+            return self._setting is None or self._setting == self.setting(source)
+
+    def append(self, source_path: str | os.PathLike, num_frames: int) -> int:
+        """Copies one video to the end; returns the index in this file of its first frame.
+
+        Raises:
+            InputError: The source has another number of frames than `num_frames`, or frames out of order (B-frames).
+        """
+        first = self.num_frames
+        with open_video(source_path) as source:
+            if self._container is None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._container = av.open(str(self.path), "w")
+                self._stream = self._container.add_stream_from_template(source.streams.video[0])
+                self._stream.time_base = 1 / self._rate
+                self._setting = self.setting(source)
+            previous = None
+            for packet in source.demux(source.streams.video[0]):
+                if packet.size == 0:  # PyAV ends with an empty packet that only means "flush"
+                    continue
+                if previous is not None and packet.pts <= previous:
+                    raise InputError(f"video file {source_path} has reordered frames (B-frames); encode it with bf=0")
+                if previous is None and not packet.is_keyframe:
+                    raise InputError(f"video file {source_path} does not start with a key frame")
+                previous = packet.pts
+                packet.stream = self._stream
+                packet.time_base = 1 / self._rate
+                packet.pts = packet.dts = self.num_frames
+                packet.duration = 1
+                self.num_bytes += packet.size
+                self.num_frames += 1
+                self._container.mux(packet)
+        if self.num_frames - first != num_frames:
+            raise InputError(
+                f"video file {source_path} holds {self.num_frames - first} frames, its episode has {num_frames}; "
+                "record the episode again"
+            )
+        return first
+
+    def close(self) -> None:
+        if self._container is not None:
+            self._container.close()
+            self._container = None
+
+
+class VideoReader:
+    """Random access to the frames of many files, with at most `max_open` of them open at a time.
+
+    Reopening a container for every sample is what makes other readers slow; keeping a thousand open is what makes
+    memory grow. Reading on from where the last call stopped does not seek.
+    """
+
+    def __init__(self, max_open: int = 8):
+        self.max_open = max_open
+        self._open: OrderedDict[str, _OpenVideo] = OrderedDict()
+
+    def read(self, path: str | os.PathLike, first: int, count: int, fps: float) -> np.ndarray:
+        """Frames `first` to `first + count - 1` of a file of constant rate, uint8 RGB (count, H, W, 3).
+
+        Raises:
+            InputError: The file ends before, or a frame is not at the time its index says.
+        """
+        key = str(path)
+        video = self._open.pop(key, None) or _OpenVideo(path)
+        self._open[key] = video
+        while len(self._open) > self.max_open:
+            self._open.popitem(last=False)[1].container.close()
+        try:
+            return video.read(first, count, fps)
+        except BaseException:  # the decoder's position is unknown now
+            self._open.pop(key).container.close()
+            raise
+
+    def close(self) -> None:
+        while self._open:
+            self._open.popitem()[1].container.close()
+
+
+class _OpenVideo:
+    def __init__(self, path: str | os.PathLike):
+        self.path = path
+        self.container = open_video(path)
+        self.stream = self.container.streams.video[0]
+        self._frames = self.container.decode(self.stream)
+        self._next = 0
+
+    def read(self, first: int, count: int, fps: float) -> np.ndarray:
+        # A short way forward is decoded through; a long one, or any way back, is a seek to the key frame before.
+        if not self._next <= first <= self._next + 16:
+            start = self.stream.start_time or 0
+            # Half a frame early in time would land on the key frame before; a little late is safe since seek goes back.
+            offset = start + int((Fraction(first) + Fraction(1, 4)) / exact_rate(fps) / self.stream.time_base)
+            self.container.seek(offset, stream=self.stream)
+            self._frames = self.container.decode(self.stream)
+        output = None
+        filled = 0
+        try:
+            for frame in self._frames:
+                index = self._index(frame, fps)
+                if index < first:
+                    continue
+                if index != first + filled:
+                    raise InputError(
+                        f"video file {self.path}: the frame at {frame.time:.4f} s is number {index} at {fps} fps, "
+                        f"expected number {first + filled}; the file and its episode table disagree"
+                    )
+                image = frame.to_ndarray(format="rgb24")
+                if output is None:
+                    output = np.empty((count, *image.shape), np.uint8)
+                output[filled] = image
+                filled += 1
+                self._next = index + 1
+                if filled == count:
+                    return output
+        except av.error.FFmpegError as error:
+            raise InputError(
+                f"video file {self.path} cannot be decoded near frame {first + filled}: {error}"
+            ) from error
+        raise InputError(
+            f"video file {self.path} ends before frame {first + filled}, frames to {first + count - 1} needed"
+        )
+
+    def _index(self, frame: av.VideoFrame, fps: float) -> int:
+        position = float((frame.pts - (self.stream.start_time or 0)) * self.stream.time_base) * fps
+        index = round(position)
+        if abs(position - index) > 0.1:
+            raise InputError(
+                f"video file {self.path} has a frame at {frame.time:.4f} s, which is not a multiple of 1/{fps} s; "
+                "the fps in meta/info.json does not match the video"
+            )
+        return index
