@@ -1,0 +1,144 @@
+"""Configuration of the unified discrete-diffusion policy."""
+
+from huggingface_hub.dataclasses import strict
+from transformers import CLIPTextConfig, PreTrainedConfig
+
+from ..vqvae.configuration_vqvae import VPDDVQVAEConfig
+
+
+TRUNKS = ("perceiver", "fused")
+ACTION_HEADS = ("causal", "causal_multiview", "cross_attention")
+OBJECTIVES = ("diffusion", "regression")
+LOSSES = ("vb", "ce")
+
+
+@strict
+class VPDDConfig(PreTrainedConfig):
+    """Sizes and variants of VPDD (arXiv 2402.14407). The defaults are the official Meta-World network.
+
+    A policy is three components with fixed interfaces, each with variants chosen here:
+
+    * tokenizer (`vqvae_config.variant`): video -> codes and back;
+    * trunk (`trunk`): noisy codes + history + instruction + t -> code logits and hidden states (p_theta1);
+    * action head (`action_head`): hidden states + noisy actions -> action logits (p_theta2).
+
+    Args:
+        vqvae_config ([`VPDDVQVAEConfig`] or `dict`): The tokenizer, stored with the policy.
+        text_config ([`~transformers.CLIPTextConfig`] or `dict`): The instruction tower. The official one is CLIP RN50's.
+        trunk (`str`, defaults to `"perceiver"`): `"perceiver"` (official) or `"fused"` (small; each future token is
+            fused with the current frame's feature at the same place).
+        action_head (`str`, defaults to `"causal"`): `"causal"` (official, Meta-World), `"causal_multiview"` (official,
+            RLBench) or `"cross_attention"` (small).
+        action_objective (`str`, defaults to `"diffusion"`): `"diffusion"` denoises binned actions together with the
+            video; `"regression"` is behaviour cloning (L1) on the same network, the future fully masked.
+        num_views (`int`): Cameras, each with its own code grid. history_frames (`int`): Frames of one history clip.
+        predict_ahead (`int`, defaults to 20): The future clip ends this many environment steps ahead.
+        action_dim, chunk_size, num_action_bins (`int`): An action chunk is `chunk_size x action_dim` tokens of
+            `num_action_bins` classes. state_dim (`int`, defaults to 0): Size of the proprioceptive state; 0 = unused.
+        hidden_size, trunk_layers, trunk_heads, trunk_head_dim, trunk_ff_size, num_latents, trunk_dropout: The trunk.
+            `num_latents` is the Perceiver's, `trunk_position_rows` the length of its learned position table.
+        image_channels (`int`, defaults to 0): Width of the small CNN that feeds raw pixels of the newest frame to the
+            `"fused"` trunk (0 = codes only).
+        head_hidden_size, head_layers, head_heads, head_ff_size, head_dropout, head_position_rows: The action head.
+        head_keypoints (`int`, defaults to 0): Spatial-softmax keypoints that the `"cross_attention"` head reads from the
+            raw newest frame, conditioned on the instruction: precision below the token grid. 0 = none.
+        num_train_timesteps (`int`), alpha_bar_start, alpha_bar_end, replace_mass, truncation (`float`): The diffusion, see
+            [`MaskAndReplaceScheduler`]. `truncation=None` samples from the whole distribution.
+        loss_type (`str`, defaults to `"vb"`): `"vb"`: the variational bound with auxiliary term (official);
+            `"ce"`: cross-entropy on the corrupted tokens (small recipe).
+        auxiliary_weight (`float`): Weight of the auxiliary term of `"vb"`.
+        changed_token_weight (`float`, defaults to 1.0): `"ce"` weight of codes that differ from the history's code at
+            the same place. video_loss_weight (`float`, defaults to 1.0): Weight of the video loss in fine-tuning.
+        full_mask_fraction (`float`, defaults to 0.0): Share of a training batch drawn at the fully masked end.
+    """
+
+    model_type = "vpdd"
+    sub_configs_defaults = {"vqvae_config": VPDDVQVAEConfig, "text_config": CLIPTextConfig}
+
+    vqvae_config: dict | VPDDVQVAEConfig | None = None
+    text_config: dict | CLIPTextConfig | None = None
+
+    trunk: str = "perceiver"
+    action_head: str = "causal"
+    action_objective: str = "diffusion"
+
+    num_views: int = 1
+    history_frames: int = 4
+    predict_ahead: int = 20
+    action_dim: int = 4
+    chunk_size: int = 4
+    num_action_bins: int = 48
+    state_dim: int = 0
+
+    hidden_size: int = 256
+    trunk_layers: int = 6
+    trunk_heads: int = 1
+    trunk_head_dim: int = 32
+    trunk_ff_size: int = 1024
+    num_latents: int = 2048
+    trunk_position_rows: int = 4610
+    trunk_dropout: float | int = 0.1
+    image_channels: int = 0
+
+    head_hidden_size: int = 256
+    head_layers: int = 6
+    head_heads: int = 2
+    head_ff_size: int = 1024
+    head_dropout: float | int = 0.1
+    head_position_rows: int = 994
+    head_keypoints: int = 0
+
+    num_train_timesteps: int = 100
+    alpha_bar_start: float | int = 0.99999
+    alpha_bar_end: float | int = 0.000009
+    replace_mass: float | int = 1e-6
+    truncation: float | int | None = 0.88
+    loss_type: str = "vb"
+    auxiliary_weight: float | int = 5e-4
+    changed_token_weight: float | int = 1.0
+    video_loss_weight: float | int = 1.0
+    full_mask_fraction: float | int = 0.0
+    initializer_range: float | int = 0.02
+
+    def validate_architecture(self):
+        for name, allowed in (
+            ("trunk", TRUNKS),
+            ("action_head", ACTION_HEADS),
+            ("action_objective", OBJECTIVES),
+            ("loss_type", LOSSES),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.trunk == "fused" and self.trunk_heads * self.trunk_head_dim != self.hidden_size:
+            raise ValueError(
+                f"the fused trunk needs trunk_heads * trunk_head_dim = hidden_size, got {self.trunk_heads} * "
+                f"{self.trunk_head_dim} != {self.hidden_size}"
+            )
+        if self.head_hidden_size % self.head_heads:
+            raise ValueError(f"head_hidden_size {self.head_hidden_size} is not divisible by {self.head_heads} heads")
+        if not 0 <= self.full_mask_fraction <= 1:
+            raise ValueError(f"full_mask_fraction must be in [0, 1], got {self.full_mask_fraction}")
+        if self.vqvae_config is not None and self.vqvae_config.clip_frames != self.history_frames:
+            raise ValueError(
+                f"history_frames ({self.history_frames}) must equal vqvae_config.clip_frames "
+                f"({self.vqvae_config.clip_frames}): the tokenizer encodes the whole history clip"
+            )
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """(t, h, w) of one clip's code grid."""
+        return self.vqvae_config.latent_shape
+
+    @property
+    def video_tokens(self) -> int:
+        """Codes of one view's clip."""
+        time, height, width = self.latent_shape
+        return time * height * width
+
+    @property
+    def prompt_size(self) -> int:
+        """Width of the instruction embedding."""
+        return self.text_config.projection_dim
+
+
+__all__ = ["VPDDConfig"]

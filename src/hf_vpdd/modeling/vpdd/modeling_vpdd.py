@@ -1,0 +1,483 @@
+"""VPDD: one discrete diffusion over future video codes and action bins (arXiv 2402.14407).
+
+Reads top to bottom: `VPDDModel` denoises video codes (p_theta1), `VPDDForVideoPrediction` trains it on action-less video,
+`VPDDForRobotPolicy` adds the action head (p_theta2) and denoises video and actions together.
+
+Shapes: B batch, V views (cameras), L = t*h*w codes of a view's clip, K codebook size, A action dimensions.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import CLIPTextModelWithProjection, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from ...schedulers.scheduling_mask_and_replace import MaskAndReplaceScheduler
+from ..vqvae.modeling_vqvae import VPDDVQVAE
+from .configuration_vpdd import VPDDConfig
+from .cross_attention_head import CrossAttentionHead, KeypointEncoder
+from .fused_trunk import FusedTrunk
+
+
+@dataclass
+class VPDDModelOutput(ModelOutput):
+    """`logits` (B, V, L, K) of the clean codes and `hidden_states` (B, V, L, hidden), what the action head reads."""
+
+    logits: torch.FloatTensor | None = None
+    hidden_states: torch.FloatTensor | None = None
+
+
+@dataclass
+class VPDDOutput(ModelOutput):
+    """`loss` and its parts (scalars; None without labels), and the logits they were computed from.
+
+    Args:
+        video_logits: (B, V, L, K). action_logits: (B, chunk, A, bins), or (B, chunk, A) for `"regression"`.
+        timesteps: int64 (B,), the noise levels that were drawn.
+    """
+
+    loss: torch.FloatTensor | None = None
+    video_loss: torch.FloatTensor | None = None
+    action_loss: torch.FloatTensor | None = None
+    video_logits: torch.FloatTensor | None = None
+    action_logits: torch.FloatTensor | None = None
+    timesteps: torch.LongTensor | None = None
+
+
+@dataclass
+class VPDDSampleOutput(ModelOutput):
+    """`actions` (B, chunk, A): int64 bins, or floats in [-1, 1] for `"regression"`; `video_codes` int64 (B, V, t, h, w)."""
+
+    actions: torch.Tensor | None = None
+    video_codes: torch.LongTensor | None = None
+
+
+def build_trunk(config: VPDDConfig) -> nn.Module:
+    """The video denoiser named by `config.trunk`. Interface: `encode_context` once a plan, `forward` once a step."""
+    if config.trunk == "fused":
+        return FusedTrunk(config)
+    from .perceiver_trunk import PerceiverTrunk
+
+    return PerceiverTrunk(config)
+
+
+def build_action_head(config: VPDDConfig) -> nn.Module:
+    """The action denoiser named by `config.action_head`. Same interface: `encode_context`, then `forward`."""
+    if config.action_head == "cross_attention":
+        return CrossAttentionHead(config)
+    from .causal_head import CausalHead
+
+    return CausalHead(config)
+
+
+def build_scheduler(config: VPDDConfig) -> MaskAndReplaceScheduler:
+    return MaskAndReplaceScheduler(
+        num_train_timesteps=config.num_train_timesteps,
+        alpha_bar_start=config.alpha_bar_start,
+        alpha_bar_end=config.alpha_bar_end,
+        replace_mass=config.replace_mass,
+        truncation=config.truncation,
+        auxiliary_weight=config.auxiliary_weight,
+    )
+
+
+class VPDDPreTrainedModel(PreTrainedModel):
+    config: VPDDConfig
+    base_model_prefix = "model"
+    main_input_name = "history_codes"
+    input_modalities = ("video", "text")
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_attention_backend = True
+    _no_split_modules = ["TransformerBlock", "PerceiverBlock", "CLIPEncoderLayer", "GPT2Block"]
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        # torch's own fan-in scaled initialisation: a fixed 0.02 is far too small for narrow networks
+        if isinstance(module, (nn.Linear, nn.Conv2d, nn.Conv3d)):
+            init.kaiming_uniform_(module.weight, a=5**0.5)
+            if module.bias is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            init.normal_(module.weight)
+        elif hasattr(module, "init_own_parameters"):
+            module.init_own_parameters()
+        elif isinstance(module, FusedTrunk):
+            for table in (module.row_embed, module.column_embed, module.time_embed):
+                init.normal_(table, std=0.02)
+        elif isinstance(module, CrossAttentionHead):
+            init.normal_(module.step_embed, std=0.02)
+            init.normal_(module.segment_embed, std=0.02)
+        elif isinstance(module, KeypointEncoder):
+            init.zeros_(module.log_temperature)
+        else:
+            super()._init_weights(module)
+
+    def _draw_timesteps(self, batch: int, device: torch.device, generator: torch.Generator | None) -> torch.LongTensor:
+        """Uniform noise levels, a share of them at the fully masked end where every plan begins."""
+        last, source = self.config.num_train_timesteps - 1, generator.device if generator is not None else device
+        timesteps = torch.randint(0, last + 1, (batch,), generator=generator, device=source)
+        if self.config.full_mask_fraction > 0:
+            full = torch.rand(batch, generator=generator, device=source) < self.config.full_mask_fraction
+            timesteps = torch.where(full, torch.full_like(timesteps, last), timesteps)
+        return timesteps.to(device)
+
+
+class VPDDModel(VPDDPreTrainedModel):
+    """The video denoiser with its tokenizer and instruction tower. The tokenizer is frozen and always in eval mode."""
+
+    def __init__(self, config: VPDDConfig):
+        super().__init__(config)
+        self.vqvae = VPDDVQVAE(config.vqvae_config)
+        self.vqvae.requires_grad_(False)
+        self.text_model = CLIPTextModelWithProjection(config.text_config)
+        self.trunk = build_trunk(config)
+        self.post_init()
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        self.vqvae.eval()
+        return self
+
+    @torch.no_grad()
+    def encode_video(self, pixel_values: torch.Tensor) -> torch.LongTensor:
+        """(B, V, T, 3, H, W) in [-0.5, 0.5] -> int64 codes (B, V, t, h, w)."""
+        batch, views = pixel_values.shape[:2]
+        codes = self.vqvae.encode(pixel_values.flatten(0, 1).transpose(1, 2).to(self.vqvae.dtype))
+        return codes.unflatten(0, (batch, views))
+
+    @torch.no_grad()
+    def decode_video(self, codes: torch.LongTensor) -> torch.Tensor:
+        """int64 codes (B, V, t, h, w) -> pixels (B, V, T, 3, H, W), clamped to [-0.5, 0.5]."""
+        video = self.vqvae.decode(codes.flatten(0, 1)).clamp(-0.5, 0.5)
+        return video.transpose(1, 2).unflatten(0, codes.shape[:2])
+
+    def embed_prompt(self, input_ids=None, attention_mask=None, prompt_embeds=None) -> torch.Tensor:
+        """Instruction tokens (B, S), or an embedding (B, P) given instead, -> (B, P); not L2-normalised."""
+        if prompt_embeds is not None:
+            return prompt_embeds
+        if input_ids is None:
+            raise ValueError("an instruction is needed: give input_ids (see the processor) or prompt_embeds")
+        return self.text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
+
+    def encode_context(
+        self, prompt: torch.Tensor, history_codes: torch.Tensor | None, pixel_values: torch.Tensor | None
+    ) -> dict[str, torch.Tensor]:
+        """What stays the same during one plan; tensors with B*V rows."""
+        if history_codes is None:
+            if pixel_values is None:
+                raise ValueError("the current clip is needed: give pixel_values or history_codes")
+            history_codes = self.encode_video(pixel_values)
+        if pixel_values is None and self.config.image_channels:
+            raise ValueError(
+                "this trunk reads raw pixels (image_channels > 0): give pixel_values, not only history_codes"
+            )
+        rows = None if pixel_values is None else pixel_values.flatten(0, 1)
+        prompt = prompt.repeat_interleave(history_codes.shape[1], dim=0)
+        return self.trunk.encode_context(history_codes.flatten(0, 1), rows, prompt, self.vqvae.codebook.embeddings)
+
+    def denoise(
+        self, codes: torch.LongTensor, timesteps: torch.LongTensor, context: dict[str, torch.Tensor]
+    ) -> VPDDModelOutput:
+        """Noisy codes (B, V, L), timesteps (B,) -> logits and hidden states."""
+        batch, views = codes.shape[:2]
+        logits, hidden = self.trunk(codes.flatten(0, 1), timesteps.repeat_interleave(views, dim=0), context)
+        return VPDDModelOutput(
+            logits=logits.float().unflatten(0, (batch, views)), hidden_states=hidden.unflatten(0, (batch, views))
+        )
+
+    def forward(
+        self,
+        noisy_codes: torch.LongTensor,
+        timesteps: torch.LongTensor,
+        history_codes: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+    ) -> VPDDModelOutput:
+        """One evaluation of p_theta1.
+
+        Args:
+            noisy_codes: int64 (B, V, t, h, w) or (B, V, L); MASK = codebook_size. timesteps: int64 (B,), 0..T-1.
+            history_codes: int64 (B, V, t, h, w), or computed from pixel_values (B, V, T, 3, H, W) in [-0.5, 0.5].
+            input_ids, attention_mask: (B, S), or prompt_embeds (B, P).
+        """
+        prompt = self.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        context = self.encode_context(prompt, history_codes, pixel_values)
+        return self.denoise(noisy_codes.flatten(2), timesteps, context)
+
+
+class VPDDForVideoPrediction(VPDDPreTrainedModel):
+    """Pre-training on action-less video: predict the codes of the clip `predict_ahead` steps in the future."""
+
+    def __init__(self, config: VPDDConfig):
+        super().__init__(config)
+        self.model = VPDDModel(config)
+        self.scheduler = build_scheduler(config)
+        self.post_init()
+
+    def forward(
+        self,
+        video_codes: torch.LongTensor | None = None,
+        history_codes: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        timesteps: torch.LongTensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> VPDDOutput:
+        """
+        Args:
+            video_codes: int64 (B, V, t, h, w), the future clip: the labels.
+            timesteps: int64 (B,); drawn when not given. generator: of every random draw.
+            The rest as in [`VPDDModel.forward`].
+        """
+        if history_codes is None:
+            history_codes = self.model.encode_video(pixel_values)
+        if timesteps is None:
+            timesteps = self._draw_timesteps(len(video_codes), video_codes.device, generator)
+        prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        context = self.model.encode_context(prompt, history_codes, pixel_values)
+        clean = video_codes.flatten(2)
+        noisy = add_noise(self.scheduler, clean, timesteps, self.config.vqvae_config.codebook_size, generator)
+        output = self.model.denoise(noisy, timesteps, context)
+        loss = video_loss(
+            self.scheduler, self.config, output.logits, clean, noisy, history_codes.flatten(2), timesteps
+        )
+        return VPDDOutput(loss=loss, video_loss=loss.detach(), video_logits=output.logits, timesteps=timesteps)
+
+    @torch.no_grad()
+    def sample_video(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        history_codes: torch.LongTensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        num_inference_steps: int = 4,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> torch.LongTensor:
+        """Imagine the future clip: int64 codes (B, V, t, h, w). Decode with `model.decode_video`."""
+        prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        if history_codes is None:
+            history_codes = self.model.encode_video(pixel_values)
+        context = self.model.encode_context(prompt, history_codes, pixel_values)
+        codes, size = history_codes.flatten(2), self.config.vqvae_config.codebook_size
+        sample = self.scheduler.init_noise(codes.shape, size, codes.device)
+        self.scheduler.set_timesteps(num_inference_steps, device=codes.device)
+        for timestep in self.scheduler.timesteps:
+            logits = self.model.denoise(sample, timestep.expand(len(sample)), context).logits
+            sample = step_codes(self.scheduler, logits, timestep, sample, size, temperature, generator)
+        return sample.view_as(history_codes)
+
+
+class VPDDForRobotPolicy(VPDDPreTrainedModel):
+    """The policy: video and actions are denoised in one chain at the same t; the action head reads the forecast."""
+
+    def __init__(self, config: VPDDConfig):
+        super().__init__(config)
+        self.model = VPDDModel(config)
+        self.action_head = build_action_head(config)
+        self.scheduler = build_scheduler(config)
+        self.post_init()
+
+    def forward(
+        self,
+        video_codes: torch.LongTensor | None = None,
+        history_codes: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        state: torch.Tensor | None = None,
+        actions: torch.Tensor | None = None,
+        actions_is_pad: torch.BoolTensor | None = None,
+        timesteps: torch.LongTensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> VPDDOutput:
+        """Joint loss of video codes and action bins at one noise level (VPDD §3.3).
+
+        Args:
+            video_codes: int64 (B, V, t, h, w), the future clip; without it the future is fully masked and has no loss.
+            state: (B, state_dim), normalised by the processor.
+            actions: labels. `"diffusion"`: int64 bins (B, chunk, A); `"regression"`: floats in [-1, 1].
+            actions_is_pad: bool (B, chunk), True past the end of the episode; such steps have no loss.
+            The rest as in [`VPDDForVideoPrediction.forward`].
+        """
+        config, bins = self.config, self.config.num_action_bins
+        if history_codes is None:
+            history_codes = self.model.encode_video(pixel_values)
+        batch, device = len(history_codes), history_codes.device
+        regression = config.action_objective == "regression"
+        if timesteps is None and not regression:
+            timesteps = self._draw_timesteps(batch, device, generator)
+        if regression:  # behaviour cloning sees no future: everything is masked
+            timesteps = torch.full((batch,), config.num_train_timesteps - 1, device=device)
+
+        # 1. what stays the same during a plan
+        prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        context = self.model.encode_context(prompt, history_codes, pixel_values)
+        head_context = self._head_context(context, prompt, state, pixel_values, history_codes.shape[1])
+
+        # 2. corrupt both modalities at the same noise level
+        codebook_size = config.vqvae_config.codebook_size
+        history = history_codes.flatten(2)
+        if video_codes is None or regression:
+            noisy = self.scheduler.init_noise(history.shape, codebook_size, device)
+        else:
+            clean = video_codes.flatten(2)
+            noisy = add_noise(self.scheduler, clean, timesteps, codebook_size, generator)
+        if actions is None or regression:
+            noisy_actions = self.scheduler.init_noise((batch, config.chunk_size, config.action_dim), bins, device)
+        else:
+            noisy_actions = add_noise(self.scheduler, actions, timesteps, bins, generator)
+
+        # 3. forecast, then actions that read it
+        video = self.model.denoise(noisy, timesteps, context)
+        action_logits = self.action_head(noisy_actions, timesteps, video.hidden_states, head_context)
+
+        # 4. losses
+        weights = (
+            None
+            if actions_is_pad is None
+            else (~actions_is_pad)[..., None].expand(*actions_is_pad.shape, config.action_dim)
+        )
+        losses = {}
+        if actions is not None and regression:
+            error = (action_logits - actions).abs()
+            losses["action_loss"] = (
+                error.mean() if weights is None else (error * weights).sum() / weights.sum().clamp(min=1)
+            )
+        elif actions is not None:
+            losses["action_loss"] = self.scheduler.loss(
+                action_logits.flatten(1, 2),
+                actions.flatten(1),
+                noisy_actions.flatten(1),
+                timesteps,
+                bins,
+                position_weights=None if weights is None else weights.flatten(1).float(),
+                kind=config.loss_type,
+            ).loss
+        if video_codes is not None and not regression and config.video_loss_weight > 0 and video.logits.requires_grad:
+            losses["video_loss"] = video_loss(self.scheduler, config, video.logits, clean, noisy, history, timesteps)
+        loss = None
+        if losses:
+            loss = losses.get("action_loss", 0.0) + config.video_loss_weight * losses.get("video_loss", 0.0)
+        return VPDDOutput(
+            loss=loss,
+            **{name: value.detach() for name, value in losses.items()},
+            video_logits=video.logits,
+            action_logits=action_logits,
+            timesteps=timesteps,
+        )
+
+    def _head_context(self, context, prompt, state, pixel_values, views):
+        if self.config.state_dim and state is None:
+            raise ValueError(
+                f"this policy was trained with a robot state of {self.config.state_dim} numbers: give `state`"
+            )
+        rows = {name: tensor.unflatten(0, (-1, views)) for name, tensor in context.items()}
+        return self.action_head.encode_context(rows, prompt, state, pixel_values)
+
+    @torch.no_grad()
+    def sample_actions(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        history_codes: torch.LongTensor | None = None,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        state: torch.Tensor | None = None,
+        num_inference_steps: int = 4,
+        temperature: float = 0.0,
+        video_temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+        scheduler: MaskAndReplaceScheduler | None = None,
+        callback_on_step_end: Callable[[int, torch.Tensor, dict], None] | None = None,
+    ) -> VPDDSampleOutput:
+        """Plan: denoise the future clip and the action chunk together.
+
+        Args:
+            num_inference_steps: network evaluations (the official sampler takes 100; the small policy needs 4).
+            temperature: of the action bins; 0 takes the likeliest. video_temperature: of the video codes.
+            callback_on_step_end: called with (step index, timestep, {"video_codes", "actions"}) after each step.
+        """
+        config, bins, codebook_size = self.config, self.config.num_action_bins, self.config.vqvae_config.codebook_size
+        scheduler = self.scheduler if scheduler is None else scheduler
+        prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        if history_codes is None:
+            history_codes = self.model.encode_video(pixel_values)
+        context = self.model.encode_context(prompt, history_codes, pixel_values)
+        head_context = self._head_context(context, prompt, state, pixel_values, history_codes.shape[1])
+
+        batch, device = len(history_codes), history_codes.device
+        codes = scheduler.init_noise(history_codes.flatten(2).shape, codebook_size, device)
+        actions = scheduler.init_noise((batch, config.chunk_size, config.action_dim), bins, device)
+        if config.action_objective == "regression":
+            timesteps = torch.full((batch,), config.num_train_timesteps - 1, device=device)
+            hidden = self.model.denoise(codes, timesteps, context).hidden_states
+            return VPDDSampleOutput(actions=self.action_head(actions, timesteps, hidden, head_context).clamp(-1, 1))
+
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        for index, timestep in enumerate(scheduler.timesteps):
+            timesteps = timestep.expand(batch)
+            video = self.model.denoise(codes, timesteps, context)
+            logits = self.action_head(actions, timesteps, video.hidden_states, head_context)
+            codes = step_codes(scheduler, video.logits, timestep, codes, codebook_size, video_temperature, generator)
+            actions = step_codes(scheduler, logits, timestep, actions, bins, temperature, generator)
+            if callback_on_step_end is not None:
+                callback_on_step_end(
+                    index, timestep, {"video_codes": codes.view_as(history_codes), "actions": actions}
+                )
+        return VPDDSampleOutput(actions=actions, video_codes=codes.view_as(history_codes))
+
+
+def add_noise(scheduler, clean, timesteps, num_classes, generator):
+    """`scheduler.add_noise` for tokens (B, ...) of any shape."""
+    return scheduler.add_noise(clean.flatten(1), timesteps, num_classes, generator=generator).view_as(clean)
+
+
+def step_codes(scheduler, logits, timestep, sample, num_classes, temperature, generator):
+    """`scheduler.step` for tokens (B, ...) of any shape."""
+    return scheduler.step(
+        logits.reshape(len(sample), -1, num_classes),
+        timestep,
+        sample.flatten(1),
+        num_classes,
+        temperature=temperature,
+        generator=generator,
+    ).prev_sample.view_as(sample)
+
+
+def video_loss(scheduler, config, logits, clean, noisy, history, timesteps):
+    """Loss of the video codes; codes that change between now and the future may weigh more (`"ce"` only)."""
+    weights = None
+    if config.loss_type == "ce" and config.changed_token_weight != 1:
+        weights = torch.where(clean != history, float(config.changed_token_weight), 1.0).flatten(1)
+    return scheduler.loss(
+        logits.flatten(1, 2),
+        clean.flatten(1),
+        noisy.flatten(1),
+        timesteps,
+        config.vqvae_config.codebook_size,
+        position_weights=weights,
+        kind=config.loss_type,
+    ).loss
+
+
+__all__ = [
+    "VPDDForRobotPolicy",
+    "VPDDForVideoPrediction",
+    "VPDDModel",
+    "VPDDModelOutput",
+    "VPDDOutput",
+    "VPDDPreTrainedModel",
+    "VPDDSampleOutput",
+]
