@@ -1,0 +1,478 @@
+"""VPDDProcessor: observations of a robot -> tensors for the model, and the model's actions -> the robot's units.
+
+Everything that belongs to a robot rather than to a network lives here and travels with the weights: camera names,
+image size, state statistics, action bins. A missing statistic is an error that names it, never a pass-through.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+from transformers.feature_extraction_utils import BatchFeature
+from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
+
+from ...errors import InputError
+from .action_bins import ActionBins, fit_action_bins
+from .image_processing_vpdd import VPDDImageProcessorPil
+
+
+# A state this many standard deviations out says nothing more than "far out"; without the limit a dimension that hardly
+# moved in the demonstrations could put huge numbers into the network.
+_STATE_LIMIT = 10.0
+_OBJECTIVES = ("diffusion", "regression")
+
+
+class VPDDProcessor(ProcessorMixin):
+    """Images, instruction, state and actions in the robot's terms <-> tensors in the network's terms.
+
+    Args:
+        image_processor: Crop, resize, scaling. Default: made from `image_size`.
+        tokenizer: For the instruction. Must pad (have a pad token).
+        cameras: Names of the cameras, in the order in which the model sees them.
+        image_size: Side of the model's images in pixels; only needed without `image_processor`.
+        history_frames: T, frames the model sees per camera, oldest first. Missing ones (episode start) are black.
+        history_stride: Environment steps between two of these frames (used by `RobotPolicy`, and by training data).
+        chunk_size: Actions the model draws at once.
+        execute: How many of them a controller carries out before it asks again. Default: all.
+        action_objective: "diffusion" (actions are bins) or "regression" (actions are scaled to [-1, 1]).
+        num_action_bins: Width of the action vocabulary; dimensions may use fewer (`valid_bins`).
+        max_instruction_length: Tokens an instruction is padded or cut to: static shapes.
+        state_stats: {"mean": [...], "std": [...]} per state dimension, in robot units.
+        action_stats: {"min": [...], "max": [...]} (and mean, std) per action dimension.
+        action_bins: What `fit_action_bins` returns.
+
+    Use `VPDDProcessor.from_dataset_stats(...)` to fit statistics and bins to demonstrations.
+    """
+
+    def __init__(
+        self,
+        image_processor=None,
+        tokenizer=None,
+        cameras=("corner2",),
+        image_size=None,
+        history_frames=1,
+        history_stride=1,
+        chunk_size=8,
+        execute=None,
+        action_objective="diffusion",
+        num_action_bins=64,
+        max_instruction_length=24,
+        state_stats=None,
+        action_stats=None,
+        action_bins=None,
+    ):
+        if tokenizer is None:
+            raise InputError("tokenizer: VPDDProcessor needs one, e.g. train_tokenizer(instructions) or CLIP's.")
+        if tokenizer.pad_token_id is None:
+            raise InputError(
+                "tokenizer: it has no pad token, and instructions are padded to one length. Set pad_token."
+            )
+        if image_processor is None:
+            image_processor = VPDDImageProcessorPil(size=96 if image_size is None else image_size)
+        elif image_size is not None and image_size != image_processor.side:
+            raise InputError(f"image_size={image_size} contradicts the image processor's {image_processor.side}.")
+        super().__init__(image_processor, tokenizer)
+        self.cameras = [cameras] if isinstance(cameras, str) else list(cameras)
+        self.history_frames = history_frames
+        self.history_stride = history_stride
+        self.chunk_size = chunk_size
+        self.execute = execute
+        self.action_objective = action_objective
+        self.num_action_bins = num_action_bins
+        self.max_instruction_length = max_instruction_length
+        self.state_stats = _plain_lists(state_stats, "state_stats", ("mean", "std"))
+        self.action_stats = _plain_lists(action_stats, "action_stats", ("min", "max"))
+        self.action_bins = action_bins
+        self._validate()
+        self._bins = None if action_bins is None else ActionBins(action_bins, num_action_bins)
+        self._stat_tensors: dict = {}
+
+    def _validate(self) -> None:
+        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
+            raise InputError(f"cameras: expected distinct camera names, got {self.cameras}.")
+        for name in ("history_frames", "history_stride", "chunk_size", "max_instruction_length"):
+            if getattr(self, name) < 1:
+                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}.")
+        if self.execute is not None and not 1 <= self.execute <= self.chunk_size:
+            raise InputError(f"execute: must lie in 1..chunk_size={self.chunk_size}, got {self.execute}.")
+        if self.action_objective not in _OBJECTIVES:
+            raise InputError(f"action_objective: {self.action_objective!r} is none of {', '.join(_OBJECTIVES)}.")
+
+    # ---- what the processor knows about the robot -------------------------------------------------------------------
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's images in pixels (the image processor's: one truth)."""
+        return self.image_processor.side
+
+    @property
+    def state_dim(self) -> int | None:
+        return None if self.state_stats is None else len(self.state_stats["mean"])
+
+    @property
+    def action_dim(self) -> int | None:
+        if self._bins is not None:
+            return self._bins.action_dim
+        return None if self.action_stats is None else len(self.action_stats["min"])
+
+    @property
+    def valid_bins(self) -> torch.Tensor:
+        """(A,) int64: bins in use per action dimension; ids from there to `num_action_bins` are to be masked."""
+        return self._require_bins().valid_bins
+
+    @property
+    def valid_bin_mask(self) -> torch.Tensor:
+        """(A, num_action_bins) bool, True where a bin is in use."""
+        return self._require_bins().valid_mask
+
+    @classmethod
+    def from_dataset_stats(
+        cls,
+        actions,
+        state,
+        tokenizer,
+        num_action_bins: int = 64,
+        action_low=None,
+        action_high=None,
+        **kwargs,
+    ) -> "VPDDProcessor":
+        """A processor whose statistics and bins are fitted to demonstrations.
+
+        Args:
+            actions: (N, A) actions of all steps in robot units, or None (action-less video: no policy can use it).
+            state: (N, Ds) robot states, or None (a model without proprioception).
+            action_low, action_high: The robot's legal range, per dimension or one number (Meta-World: -1 and 1).
+                Default: what `actions` spans; then an action of other data beyond it cannot be encoded.
+            kwargs: The other arguments of `VPDDProcessor`.
+        """
+        bins, action_stats, state_stats = None, None, None
+        if actions is not None:
+            actions = np.asarray(actions, dtype=np.float64)
+            bins = fit_action_bins(actions, num_action_bins, action_low, action_high)
+            action_stats = {
+                "min": [entry["low"] for entry in bins],
+                "max": [entry["high"] for entry in bins],
+                "mean": actions.mean(axis=0),
+                "std": actions.std(axis=0),
+            }
+        if state is not None:
+            state = np.asarray(state, dtype=np.float64)
+            if state.ndim != 2 or 0 in state.shape or not np.isfinite(state).all():
+                raise InputError(
+                    f"state: expected finite numbers (N, state_dim) to take statistics of, got {state.shape}."
+                )
+            state_stats = {"mean": state.mean(axis=0), "std": state.std(axis=0)}
+        return cls(
+            tokenizer=tokenizer,
+            num_action_bins=num_action_bins,
+            state_stats=state_stats,
+            action_stats=action_stats,
+            action_bins=bins,
+            **kwargs,
+        )
+
+    def require_policy_statistics(self, state_dim: int | None = None) -> None:
+        """Raises an `InputError` that names the first statistic a policy needs and this processor lacks.
+
+        Args:
+            state_dim: Size of the state the model expects; 0 or None: it takes none.
+        """
+        if self.action_objective == "diffusion":
+            self._require_bins()
+        else:
+            self._stat("action_stats", "min")
+        if state_dim:
+            self._stat("state_stats", "mean")
+            if self.state_dim != state_dim:
+                raise InputError(
+                    f"state_stats: the processor has {self.state_dim} state dimensions, the model expects "
+                    f"{state_dim}. Processor and weights come from different runs; load both from one folder."
+                )
+
+    # ---- observations in --------------------------------------------------------------------------------------------
+
+    def __call__(self, images, instruction=None, state=None, actions=None, return_tensors: str = "pt") -> BatchFeature:
+        """One observation, or a list of them -> model inputs; the batch dimension is always there.
+
+        Args:
+            images: {camera: frames} with frames one uint8 image (H,W,3) (numpy, PIL or torch) or the history, oldest
+                first: (T,H,W,3) or a list; fewer than `history_frames` are left-padded with black. A list of such
+                dictionaries is a batch. With a single camera the bare frames do as well.
+            instruction: Sentence, or list of B sentences. None leaves the tokens out.
+            state: (Ds,) or (B, Ds) in robot units. None leaves it out.
+            actions: (chunk, A) or (B, chunk, A) in robot units, for training. None leaves them out.
+            return_tensors: "pt" or "np".
+
+        Returns:
+            `BatchFeature` with `pixel_values` (B,V,T,3,S,S) float32 in [-0.5, 0.5], `input_ids` and `attention_mask`
+            (B, max_instruction_length), `state` (B, Ds) float32 normalised, `actions` (B, chunk, A): int64 bins
+            ("diffusion") or float32 in [-1, 1] ("regression").
+
+        Raises:
+            InputError: Anything that does not fit; the message names it.
+        """
+        batched = isinstance(images, (list, tuple)) and bool(images) and isinstance(images[0], Mapping)
+        observations = list(images) if batched else [images]
+        size = len(observations)
+        frames = torch.stack(
+            [self._one_observation(obs, i if batched else None) for i, obs in enumerate(observations)]
+        )
+        data = {"pixel_values": self.image_processor.to_pixels(frames)}
+
+        if instruction is not None:
+            sentences = [instruction] if isinstance(instruction, str) else instruction
+            if not isinstance(sentences, (list, tuple)) or len(sentences) != size:
+                raise InputError(
+                    f"instruction: expected one sentence for each of {size} observations, got {instruction!r}."
+                )
+            data.update(self.tokenize_instructions(list(sentences)))
+        if state is not None:
+            state = _to_float(state, "state")
+            state = state[None] if state.ndim == 1 else state
+            if len(state) != size or state.ndim != 2:
+                raise InputError(f"state: expected ({size}, state_dim) numbers, got {tuple(state.shape)}.")
+            data["state"] = self.normalize_state(state)
+        if actions is not None:
+            actions = _to_float(actions, "actions")
+            actions = actions[None] if actions.ndim == 2 else actions
+            if len(actions) != size or actions.ndim != 3:
+                raise InputError(f"actions: expected ({size}, steps, action_dim), got {tuple(actions.shape)}.")
+            diffusion = self.action_objective == "diffusion"
+            data["actions"] = self.encode_actions(actions) if diffusion else self.normalize_actions(actions)
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def process_observations(self, observations: Sequence[Mapping], return_tensors: str = "pt") -> BatchFeature:
+        """Observations as environments give them, {"images", "state", "instruction"}, -> one batch of model inputs."""
+        for i, obs in enumerate(observations):
+            if not isinstance(obs, Mapping) or "images" not in obs or "instruction" not in obs:
+                has = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
+                raise InputError(
+                    f"observation {i}: expected a dictionary with 'images', 'instruction' and 'state', got {has}."
+                )
+            if self.state_stats is not None and obs.get("state") is None:
+                raise InputError(f"observation {i}: 'state' is missing; this model takes {self.state_dim} numbers.")
+        if not observations:
+            raise InputError("observations: the list is empty.")
+        state = None
+        if self.state_stats is not None:
+            rows = [_to_float(obs["state"], f"state of observation {i}") for i, obs in enumerate(observations)]
+            for i, row in enumerate(rows):
+                if row.shape != (self.state_dim,):
+                    raise InputError(
+                        f"state of observation {i}: expected {self.state_dim} numbers, got shape {tuple(row.shape)}."
+                    )
+            state = torch.stack(rows)
+        return self(
+            images=[self._as_cameras(obs["images"]) for obs in observations],
+            instruction=[obs["instruction"] for obs in observations],
+            state=state,
+            return_tensors=return_tensors,
+        )
+
+    def _as_cameras(self, images) -> Mapping:
+        return images if isinstance(images, Mapping) or len(self.cameras) > 1 else {self.cameras[0]: images}
+
+    def _one_observation(self, images, index: int | None) -> torch.Tensor:
+        """{camera: frames} -> uint8 (V, T, 3, S, S)."""
+        where = "images" if index is None else f"images[{index}]"
+        images = self._as_cameras(images)
+        if not isinstance(images, Mapping):
+            raise InputError(
+                f"{where}: expected a dictionary with the cameras {self.cameras}, got {type(images).__name__}."
+            )
+        missing = [camera for camera in self.cameras if camera not in images]
+        if missing:
+            raise InputError(
+                f"{where}: camera {missing[0]!r} is missing; given: {sorted(map(str, images))}, "
+                f"the model was trained with {self.cameras}."
+            )
+        unknown = [camera for camera in images if camera not in self.cameras]
+        if unknown:
+            raise InputError(f"{where}: unknown camera {unknown[0]!r}; the model was trained with {self.cameras}.")
+        views = []
+        for camera in self.cameras:
+            name = f"{where}[{camera!r}]"
+            frames = self.image_processor.frames_to_uint8(images[camera], name)
+            absent = self.history_frames - len(frames)
+            if absent < 0:
+                raise InputError(
+                    f"{name}: {len(frames)} frames given, the model sees {self.history_frames} "
+                    f"({self.history_stride} steps apart). Give the newest {self.history_frames}."
+                )
+            if absent:  # VPDD §4.1: before the episode's first frame the camera saw black
+                frames = torch.cat([frames.new_zeros(absent, *frames.shape[1:]), frames])
+            views.append(frames)
+        return torch.stack(views)
+
+    def tokenize_instructions(self, instructions: Sequence[str], return_tensors: str = "pt") -> dict:
+        """Sentences -> {"input_ids", "attention_mask"}, int64 (B, max_instruction_length)."""
+        for i, sentence in enumerate(instructions):
+            if not isinstance(sentence, str) or not sentence.strip():
+                raise InputError(
+                    f"instruction {i}: expected a sentence, got {sentence!r}. Say what the robot is to do, "
+                    "e.g. 'press the button'."
+                )
+        tokens = self.tokenizer(
+            list(instructions),
+            padding="max_length",
+            truncation=True,
+            max_length=self.max_instruction_length,
+            return_tensors=return_tensors,
+        )
+        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+
+    # ---- vectorised transforms, used on whole batches by training too -----------------------------------------------
+
+    def normalize_state(self, state) -> torch.Tensor:
+        """(..., Ds) robot units -> zero mean and unit deviation, float32, limited to ±10. NaN is an error."""
+        state = _to_float(state, "state")
+        mean, std = self._stat("state_stats", "mean", state.device), self._stat("state_stats", "std", state.device)
+        if state.shape[-1] != len(mean):
+            raise InputError(f"state: expected {len(mean)} numbers per observation, got shape {tuple(state.shape)}.")
+        return ((state - mean) / torch.where(std < 1e-6, 1.0, std)).clamp_(-_STATE_LIMIT, _STATE_LIMIT)
+
+    def encode_actions(self, actions, check: bool = True) -> torch.Tensor:
+        """(..., A) robot units -> int64 (..., A) bins. See `ActionBins.encode`."""
+        return self._require_bins().encode(torch.as_tensor(actions), check=check)
+
+    def decode_actions(self, ids) -> torch.Tensor:
+        """int64 (..., A) bins -> float32 (..., A) robot units. See `ActionBins.decode`."""
+        return self._require_bins().decode(torch.as_tensor(ids))
+
+    def normalize_actions(self, actions, check: bool = True) -> torch.Tensor:
+        """(..., A) robot units -> float32 [-1, 1], linear between the smallest and largest action.
+
+        Raises:
+            InputError: With `check`, an action is NaN or outside of the range.
+        """
+        actions = _to_float(actions, "actions", check)
+        low, high = (self._stat("action_stats", key, actions.device) for key in ("min", "max"))
+        if actions.shape[-1] != len(low):
+            raise InputError(f"actions: the last dimension must be {len(low)}, got shape {tuple(actions.shape)}.")
+        if check:
+            legal = (actions >= low - 1e-4 * (high - low) - 1e-9) & (actions <= high + 1e-4 * (high - low) + 1e-9)
+            if not bool(legal.all()):
+                *_, dim = (int(i) for i in (~legal).nonzero()[0])
+                raise InputError(
+                    f"actions: dimension {dim} leaves the range [{float(low[dim]):g}, {float(high[dim]):g}] of the "
+                    "processor's action_stats. Clip the action, or take statistics of data that covers it."
+                )
+        return torch.where(high > low, 2 * (actions - low) / (high - low).clamp_min(1e-9) - 1, 0.0)
+
+    def unnormalize_actions(self, actions: torch.Tensor) -> torch.Tensor:
+        """(..., A) network output, cut to [-1, 1], -> float32 robot units."""
+        actions = actions.float().clamp(-1, 1)
+        low, high = (self._stat("action_stats", key, actions.device) for key in ("min", "max"))
+        if actions.shape[-1] != len(low):
+            raise InputError(f"actions: the last dimension must be {len(low)}, got shape {tuple(actions.shape)}.")
+        return low + (actions + 1) / 2 * (high - low)
+
+    # ---- the model's answers out ------------------------------------------------------------------------------------
+
+    def post_process_actions(self, actions: torch.Tensor, objective: str | None = None) -> torch.Tensor:
+        """What `sample_actions` returned (B, chunk, A) -> float32 in the robot's units."""
+        objective = self.action_objective if objective is None else objective
+        if objective not in _OBJECTIVES:
+            raise InputError(f"objective: {objective!r} is none of {', '.join(_OBJECTIVES)}.")
+        return self.decode_actions(actions) if objective == "diffusion" else self.unnormalize_actions(actions)
+
+    def post_process_video(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(B,V,T,3,H,W) (any number of leading dimensions) in [-0.5, 0.5] -> uint8 (B,V,T,H,W,3), same device."""
+        levels = pixels.float().add(0.5).mul_(255).round_().clamp_(0, 255)
+        return levels.to(torch.uint8).movedim(-3, -1).contiguous()
+
+    @property
+    def model_input_names(self) -> list[str]:
+        return ["pixel_values", "input_ids", "attention_mask", "state"]
+
+    # ---- private ----------------------------------------------------------------------------------------------------
+
+    def _require_bins(self) -> ActionBins:
+        if self._bins is None:
+            raise InputError(
+                "action_bins: this processor has none (processor_config.json), so it cannot encode or decode actions. "
+                "Build it with VPDDProcessor.from_dataset_stats(actions, ...), or load a fine-tuned policy."
+            )
+        return self._bins
+
+    def _stat(self, group: str, key: str, device="cpu") -> torch.Tensor:
+        """One statistic as a float32 tensor, or an error that says which is missing."""
+        if (group, key, device) not in self._stat_tensors:
+            values = getattr(self, group)
+            if values is None:
+                raise InputError(
+                    f"{group}: this processor has none (processor_config.json). Build it with "
+                    "VPDDProcessor.from_dataset_stats(...), or load a fine-tuned policy."
+                )
+            self._stat_tensors[group, key, device] = torch.tensor(values[key], dtype=torch.float32, device=device)
+        return self._stat_tensors[group, key, device]
+
+
+def train_tokenizer(sentences: Sequence[str], vocab_size: int = 512, max_length: int = 24) -> PreTrainedTokenizerFast:
+    """A small byte-level BPE tokenizer learned from instructions; lower-cases, knows every byte, adds bos, eos.
+
+    Args:
+        sentences: The instructions (and paraphrases) to learn merges from.
+        vocab_size: At most this many tokens: 3 special ones, 256 bytes, the rest merges; at least 259.
+        max_length: `model_max_length` of the tokenizer, in tokens.
+
+    Returns:
+        A tokenizer with ids 0 (pad), 1 (eos) and 2 (bos); pass `eos_token_id` and the others to `CLIPTextConfig`. Not 2
+        for eos: CLIP's text tower reads `eos_token_id == 2` as "an old checkpoint: the end token is the largest id".
+    """
+    sentences = list(sentences)
+    if not sentences:
+        raise InputError("sentences: at least one instruction is needed to learn a tokenizer.")
+    if vocab_size < 259:
+        raise InputError(f"vocab_size: 256 bytes and 3 special tokens need at least 259, got {vocab_size}.")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Strip(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=["<pad>", "<eos>", "<bos>"],  # eos must not be 2, see above
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(sentences, trainer)
+    ids = {token: tokenizer.token_to_id(token) for token in ("<pad>", "<eos>", "<bos>")}
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A <eos>", special_tokens=[(token, ids[token]) for token in ("<bos>", "<eos>")]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        model_max_length=max_length,
+        padding_side="right",
+    )
+
+
+def _to_float(values, name: str, check: bool = True) -> torch.Tensor:
+    """Numbers -> float32 tensor; NaN and infinity are an error (CPU only: a GPU would have to wait)."""
+    try:
+        tensor = torch.as_tensor(np.asarray(values) if isinstance(values, (list, tuple)) else values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name}: expected numbers, got {values!r}.") from error
+    tensor = tensor.float()
+    if check and tensor.device.type == "cpu" and not bool(torch.isfinite(tensor).all()):
+        where = tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
+        raise InputError(f"{name}: value at index {where} is {float(tensor[where])}; it must be a finite number.")
+    return tensor
+
+
+def _plain_lists(stats, name: str, required: Sequence[str]) -> dict | None:
+    """Arrays -> lists of floats (JSON), with the required keys there and equally long."""
+    if stats is None:
+        return None
+    plain = {key: np.asarray(value, dtype=np.float64).reshape(-1).tolist() for key, value in dict(stats).items()}
+    for key in required:
+        if key not in plain:
+            raise InputError(f"{name}: {key!r} is missing; there are {sorted(plain)}.")
+        if len(plain[key]) != len(plain[required[0]]) or not np.isfinite(plain[key]).all():
+            raise InputError(f"{name}[{key!r}]: expected {len(plain[required[0]])} finite numbers, got {plain[key]}.")
+    return plain
