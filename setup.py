@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "diffusers>=0.42",
     "huggingface_hub>=2.0",
     "numpy>=1.26",
+    "packaging>=23",
     "pillow>=10",
     "pyarrow>=21",
     "pyyaml>=6",
@@ -27,8 +28,9 @@ INSTALL_REQUIRES = [
     "transformers>=5.23,<6",
 ]
 
-# Only what pip can really install. CALVIN and RLBench are not on PyPI and need their own simulators (and PyPI's `pyrep`
-# is an unrelated project), so their extras hold the helpers alone: `hf-vpdd doctor calvin|rlbench` explains the rest.
+# Only what pip can really install. CALVIN and RLBench are not on PyPI and need their own simulators (and PyPI's
+# `pyrep` is an unrelated project), so their extras hold the helpers alone: `hf-vpdd doctor calvin` (or `rlbench`)
+# explains the rest.
 EXTRAS = {
     "metaworld": ["metaworld>=3.1.1", "gymnasium>=1.1", "mujoco>=3.3", "packaging>=23"],
     "calvin": ["gymnasium>=1.1", "scipy>=1.11"],

@@ -1,6 +1,56 @@
-"""Robot policies from video pre-training with discrete diffusion, for transformers and diffusers."""
+"""Robot policies from video pre-training with discrete diffusion, for transformers and diffusers.
 
+    import hf_vpdd                       # registers the Auto classes and the "robot-policy" task
+    from transformers import pipeline
+
+    policy = pipeline("robot-policy")    # the checkpoint that ships with the package
+
+Names below are imported when first used, so that a process that only wants the simulator never loads the rest.
+"""
+
+import importlib
+from typing import TYPE_CHECKING
+
+from .registration import inside_the_command, register
 from .version import __version__
 
 
-__all__ = ["__version__"]
+# public name -> the module that holds it. These paths stand in users' saved pipelines: they never change.
+_HOME = {
+    "InputError": "errors",
+    "MaskAndReplaceScheduler": "schedulers.scheduling_mask_and_replace",
+    "VPDDConfig": "modeling.vpdd.configuration_vpdd",
+    "VPDDForRobotPolicy": "modeling.vpdd.modeling_vpdd",
+    "VPDDForVideoPrediction": "modeling.vpdd.modeling_vpdd",
+    "VPDDModel": "modeling.vpdd.modeling_vpdd",
+    "VPDDProcessor": "modeling.vpdd.processing_vpdd",
+    "VPDDVQVAE": "modeling.vqvae.modeling_vqvae",
+    "VPDDVQVAEConfig": "modeling.vqvae.configuration_vqvae",
+}
+
+__all__ = ["__version__", *_HOME]
+
+if TYPE_CHECKING:  # for editors and type checkers, which cannot follow the table
+    from .errors import InputError
+    from .modeling.vpdd.configuration_vpdd import VPDDConfig
+    from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction, VPDDModel
+    from .modeling.vpdd.processing_vpdd import VPDDProcessor
+    from .modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
+    from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
+    from .schedulers.scheduling_mask_and_replace import MaskAndReplaceScheduler
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module 'hf_vpdd' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+    globals()[name] = value  # the next use does not come here
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+if not inside_the_command():
+    register()

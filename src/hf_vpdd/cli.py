@@ -1,7 +1,8 @@
 """`hf-vpdd VERB ...`: finds the verb's module in `hf_vpdd.commands` and runs it.
 
 A verb is a module with `SUMMARY: str`, `add_arguments(parser)` and `run(args) -> int | None`. It is imported only when
-chosen, so `hf-vpdd --help` costs no torch import: summaries are read from the source text.
+chosen, and summaries are read from the source text, so `hf-vpdd --help` costs no torch import. A verb that uses no
+models sets `LIGHT = True` and is spared the registration with transformers too (see registration.py).
 
 Exit status: what the verb returns (None is 0), 2 for wrong usage or wrong input, 130 after Ctrl-C.
 """
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import InputError
+from .registration import register
 
 
 DESCRIPTION = "Robot policies from video pre-training: record, train, evaluate, and see what the model imagines."
@@ -57,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         command = importlib.import_module(f"hf_vpdd.commands.{verb.replace('-', '_')}")
+        if not getattr(command, "LIGHT", False):
+            register()
         parser = argparse.ArgumentParser(
             prog=f"hf-vpdd {verb}",
             description=command.SUMMARY,

@@ -18,8 +18,9 @@ def atomic_path(path: str | os.PathLike) -> Iterator[Path]:
     """Yields a path beside `path` to write to; renames it to `path` when the block ends without an error.
 
     The temporary name keeps the suffix (`.mp4`, `.npz`: many writers choose their format by it) and lies in the same
-    folder, so that the final `os.replace` is atomic. The block may create a file or a folder there. A folder only takes
-    the place of an empty or absent one: `os.replace` cannot swap full folders, and silently deleting one would be worse.
+    folder, so that the final `os.replace` is atomic. The block may create a file or a folder there. A folder only
+    takes the place of an empty or absent one: `os.replace` cannot swap full folders, and silently deleting one would
+    be worse.
 
     Args:
         path: Where the finished file or folder is to be. Missing parent folders are created.

@@ -1,0 +1,40 @@
+"""Makes transformers know this package: its Auto classes and its pipeline task.
+
+transformers reads no entry points, so a package has to be imported before `AutoModel` can load its checkpoints: that
+is what `import hf_vpdd` is for; it calls `register()`.
+"""
+
+import sys
+from pathlib import Path
+
+
+TASK = "robot-policy"
+COMMAND = "hf-vpdd"
+# The checkpoint that ships inside the package: what `pipeline("robot-policy")` loads when no model is named.
+DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "vpdd-metaworld-mt10"
+
+
+def register() -> None:
+    """Registers the Auto classes and the task. Harmless when called twice."""
+    from transformers import AutoConfig, AutoModel, AutoProcessor
+
+    from .modeling.vpdd.configuration_vpdd import VPDDConfig
+    from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy
+    from .modeling.vpdd.processing_vpdd import VPDDProcessor
+    from .modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
+    from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
+
+    for config, model in ((VPDDVQVAEConfig, VPDDVQVAE), (VPDDConfig, VPDDForRobotPolicy)):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)
+    AutoProcessor.register(VPDDConfig, VPDDProcessor, exist_ok=True)
+
+
+def inside_the_command() -> bool:
+    """Whether this process was started as `hf-vpdd ...`, or is a worker that such a process spawned.
+
+    There `import hf_vpdd` registers nothing by itself. Importing torch and transformers takes seconds and hundreds of
+    megabytes, which `hf-vpdd --help` and every simulator worker would pay for nothing; and `hf-vpdd doctor` must run
+    where they cannot be imported at all. `hf_vpdd.cli.main` calls `register()` before a verb that needs models.
+    """
+    return bool(sys.argv) and Path(sys.argv[0]).stem == COMMAND
