@@ -124,6 +124,59 @@ class VPDDConfig(PreTrainedConfig):
                 f"({self.vqvae_config.clip_frames}): the tokenizer encodes the whole history clip"
             )
 
+    @classmethod
+    def tiny(cls, image_size: int = 96, **overrides) -> "VPDDConfig":
+        """The network of the shipped Meta-World checkpoint (3.4 M parameters), trainable on a CPU."""
+        vqvae = {
+            "variant": "conv_2d",
+            "image_size": image_size,
+            "clip_frames": 1,
+            "codebook_size": 512,
+            "codebook_dim": 32,
+            "hidden_size": 96,
+            "num_res_layers": 2,
+            "downsample": [1, 8, 8],
+        }
+        text = {
+            "vocab_size": 1024,
+            "hidden_size": 64,
+            "intermediate_size": 128,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 2,
+            "max_position_embeddings": 48,
+            "projection_dim": 128,
+            "pad_token_id": 0,
+            "eos_token_id": 1,  # not 2: CLIP's tower reads 2 as "the end token is the largest id"
+            "bos_token_id": 2,
+        }
+        sizes = {
+            "trunk": "fused",
+            "action_head": "cross_attention",
+            "history_frames": 1,
+            "predict_ahead": 16,
+            "chunk_size": 8,
+            "num_action_bins": 65,
+            "state_dim": 4,
+            "hidden_size": 160,
+            "trunk_layers": 4,
+            "trunk_heads": 5,
+            "trunk_ff_size": 480,
+            "trunk_dropout": 0.0,
+            "image_channels": 96,
+            "head_hidden_size": 160,
+            "head_layers": 3,
+            "head_heads": 5,
+            "head_ff_size": 480,
+            "head_keypoints": 64,
+            "replace_mass": 0.02,
+            "truncation": None,
+            "loss_type": "ce",
+            "changed_token_weight": 5.0,
+            "video_loss_weight": 0.3,
+            "full_mask_fraction": 0.25,
+        }
+        return cls(**{"vqvae_config": vqvae, "text_config": text, **sizes, **overrides})
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(t, h, w) of one clip's code grid."""

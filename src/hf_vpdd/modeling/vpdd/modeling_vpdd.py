@@ -1,17 +1,17 @@
 """VPDD: one discrete diffusion over future video codes and action bins (arXiv 2402.14407).
 
-Reads top to bottom: `VPDDModel` denoises video codes (p_theta1), `VPDDForVideoPrediction` trains it on action-less video,
-`VPDDForRobotPolicy` adds the action head (p_theta2) and denoises video and actions together.
+Reads top to bottom: `VPDDModel` denoises video codes (p_theta1), `VPDDForVideoPrediction` trains it on action-less
+video, `VPDDForRobotPolicy` adds the action head (p_theta2) and denoises video and actions together.
 
 Shapes: B batch, V views (cameras), L = t*h*w codes of a view's clip, K codebook size, A action dimensions.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -50,7 +50,10 @@ class VPDDOutput(ModelOutput):
 
 @dataclass
 class VPDDSampleOutput(ModelOutput):
-    """`actions` (B, chunk, A): int64 bins, or floats in [-1, 1] for `"regression"`; `video_codes` int64 (B, V, t, h, w)."""
+    """`actions` (B, chunk, A): int64 bins, or floats in [-1, 1] for `"regression"`.
+
+    `video_codes` int64 (B, V, t, h, w): the imagined future; None for `"regression"`.
+    """
 
     actions: torch.Tensor | None = None
     video_codes: torch.LongTensor | None = None
@@ -117,14 +120,42 @@ class VPDDPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
-    def _draw_timesteps(self, batch: int, device: torch.device, generator: torch.Generator | None) -> torch.LongTensor:
-        """Uniform noise levels, a share of them at the fully masked end where every plan begins."""
-        last, source = self.config.num_train_timesteps - 1, generator.device if generator is not None else device
-        timesteps = torch.randint(0, last + 1, (batch,), generator=generator, device=source)
+    @cached_property
+    def scheduler(self) -> MaskAndReplaceScheduler:
+        """The diffusion of this config. Made on first use: `from_pretrained` builds the model on the meta device."""
+        return build_scheduler(self.config)
+
+    def _draw_timesteps(self, batch: int, device: torch.device, generator: torch.Generator | None):
+        """Noise levels (B,) and, for `"vb"`, the probabilities they were drawn with (VPDD spec §2.5).
+
+        With `full_mask_fraction`, a share of them is at the fully masked end, where every plan begins.
+        """
+        probs = None
+        if self.config.loss_type == "vb":
+            timesteps, probs = self.scheduler.sample_timesteps(batch, generator, device)
+        else:
+            timesteps, _ = self.scheduler.sample_timesteps(batch, generator, device, importance=False)
         if self.config.full_mask_fraction > 0:
+            source = generator.device if generator is not None else device
             full = torch.rand(batch, generator=generator, device=source) < self.config.full_mask_fraction
-            timesteps = torch.where(full, torch.full_like(timesteps, last), timesteps)
-        return timesteps.to(device)
+            timesteps = torch.where(full.to(device), self.config.num_train_timesteps - 1, timesteps)
+        return timesteps, probs
+
+    def _video_loss(self, logits, clean, noisy, history, timesteps, probs):
+        """Loss of the video codes (B, V, L); codes that change between now and the future may weigh more (`"ce"`)."""
+        weights = None
+        if self.config.loss_type == "ce" and self.config.changed_token_weight != 1:
+            weights = torch.where(clean != history, float(self.config.changed_token_weight), 1.0).flatten(1)
+        return self.scheduler.loss(
+            logits.flatten(1, 2),
+            clean.flatten(1),
+            noisy.flatten(1),
+            timesteps,
+            self.config.vqvae_config.codebook_size,
+            timestep_probs=probs,
+            position_weights=weights,
+            kind=self.config.loss_type,
+        )
 
 
 class VPDDModel(VPDDPreTrainedModel):
@@ -146,6 +177,8 @@ class VPDDModel(VPDDPreTrainedModel):
     @torch.no_grad()
     def encode_video(self, pixel_values: torch.Tensor) -> torch.LongTensor:
         """(B, V, T, 3, H, W) in [-0.5, 0.5] -> int64 codes (B, V, t, h, w)."""
+        if pixel_values is None:
+            raise ValueError("the current clip is needed: give pixel_values or history_codes")
         batch, views = pixel_values.shape[:2]
         codes = self.vqvae.encode(pixel_values.flatten(0, 1).transpose(1, 2).to(self.vqvae.dtype))
         return codes.unflatten(0, (batch, views))
@@ -169,8 +202,6 @@ class VPDDModel(VPDDPreTrainedModel):
     ) -> dict[str, torch.Tensor]:
         """What stays the same during one plan; tensors with B*V rows."""
         if history_codes is None:
-            if pixel_values is None:
-                raise ValueError("the current clip is needed: give pixel_values or history_codes")
             history_codes = self.encode_video(pixel_values)
         if pixel_values is None and self.config.image_channels:
             raise ValueError(
@@ -218,7 +249,6 @@ class VPDDForVideoPrediction(VPDDPreTrainedModel):
     def __init__(self, config: VPDDConfig):
         super().__init__(config)
         self.model = VPDDModel(config)
-        self.scheduler = build_scheduler(config)
         self.post_init()
 
     def forward(
@@ -240,17 +270,20 @@ class VPDDForVideoPrediction(VPDDPreTrainedModel):
         """
         if history_codes is None:
             history_codes = self.model.encode_video(pixel_values)
+        probs = None
         if timesteps is None:
-            timesteps = self._draw_timesteps(len(video_codes), video_codes.device, generator)
+            timesteps, probs = self._draw_timesteps(len(video_codes), video_codes.device, generator)
         prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
         context = self.model.encode_context(prompt, history_codes, pixel_values)
         clean = video_codes.flatten(2)
         noisy = add_noise(self.scheduler, clean, timesteps, self.config.vqvae_config.codebook_size, generator)
         output = self.model.denoise(noisy, timesteps, context)
-        loss = video_loss(
-            self.scheduler, self.config, output.logits, clean, noisy, history_codes.flatten(2), timesteps
+        loss = self._video_loss(output.logits, clean, noisy, history_codes.flatten(2), timesteps, probs)
+        if self.training and loss.variational is not None:
+            self.scheduler.update_importance(timesteps, loss.variational)
+        return VPDDOutput(
+            loss=loss.loss, video_loss=loss.loss.detach(), video_logits=output.logits, timesteps=timesteps
         )
-        return VPDDOutput(loss=loss, video_loss=loss.detach(), video_logits=output.logits, timesteps=timesteps)
 
     @torch.no_grad()
     def sample_video(
@@ -285,7 +318,6 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
         super().__init__(config)
         self.model = VPDDModel(config)
         self.action_head = build_action_head(config)
-        self.scheduler = build_scheduler(config)
         self.post_init()
 
     def forward(
@@ -316,10 +348,11 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
             history_codes = self.model.encode_video(pixel_values)
         batch, device = len(history_codes), history_codes.device
         regression = config.action_objective == "regression"
-        if timesteps is None and not regression:
-            timesteps = self._draw_timesteps(batch, device, generator)
+        probs = None
         if regression:  # behaviour cloning sees no future: everything is masked
             timesteps = torch.full((batch,), config.num_train_timesteps - 1, device=device)
+        elif timesteps is None:
+            timesteps, probs = self._draw_timesteps(batch, device, generator)
 
         # 1. what stays the same during a plan
         prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
@@ -344,32 +377,41 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
         action_logits = self.action_head(noisy_actions, timesteps, video.hidden_states, head_context)
 
         # 4. losses
-        weights = (
-            None
-            if actions_is_pad is None
-            else (~actions_is_pad)[..., None].expand(*actions_is_pad.shape, config.action_dim)
-        )
-        losses = {}
+        keep = None
+        if actions_is_pad is not None:
+            keep = (~actions_is_pad)[..., None].expand(*actions_is_pad.shape, config.action_dim).float()
+        loss, losses = None, {}
         if actions is not None and regression:
             error = (action_logits - actions).abs()
-            losses["action_loss"] = (
-                error.mean() if weights is None else (error * weights).sum() / weights.sum().clamp(min=1)
-            )
+            loss = error.mean() if keep is None else (error * keep).sum() / keep.sum().clamp(min=1)
+            losses["action_loss"] = loss
         elif actions is not None:
-            losses["action_loss"] = self.scheduler.loss(
+            action = self.scheduler.loss(
                 action_logits.flatten(1, 2),
                 actions.flatten(1),
                 noisy_actions.flatten(1),
                 timesteps,
                 bins,
-                position_weights=None if weights is None else weights.flatten(1).float(),
+                timestep_probs=probs,
+                position_weights=None if keep is None else keep.flatten(1),
                 kind=config.loss_type,
-            ).loss
-        if video_codes is not None and not regression and config.video_loss_weight > 0 and video.logits.requires_grad:
-            losses["video_loss"] = video_loss(self.scheduler, config, video.logits, clean, noisy, history, timesteps)
-        loss = None
-        if losses:
-            loss = losses.get("action_loss", 0.0) + config.video_loss_weight * losses.get("video_loss", 0.0)
+            )
+            loss = losses["action_loss"] = action.loss
+            # a frozen trunk's video loss teaches nothing; the official bound still reports it
+            if video_codes is not None and (
+                video.logits.requires_grad or config.loss_type == "vb" or not self.training
+            ):
+                forecast = self._video_loss(video.logits, clean, noisy, history, timesteps, probs)
+                losses["video_loss"] = forecast.loss
+                loss = config.video_loss_weight * forecast.loss + action.loss
+                if config.loss_type == "vb":  # one mean over all tokens of both modalities, as the paper's code
+                    tokens = clean[0].numel() + actions[0].numel()
+                    parts = (
+                        config.video_loss_weight * forecast.loss * clean[0].numel() + action.loss * actions[0].numel()
+                    )
+                    loss = parts / tokens
+                    if self.training:
+                        self.scheduler.update_importance(timesteps, forecast.variational + action.variational)
         return VPDDOutput(
             loss=loss,
             **{name: value.detach() for name, value in losses.items()},
@@ -454,22 +496,6 @@ def step_codes(scheduler, logits, timestep, sample, num_classes, temperature, ge
         temperature=temperature,
         generator=generator,
     ).prev_sample.view_as(sample)
-
-
-def video_loss(scheduler, config, logits, clean, noisy, history, timesteps):
-    """Loss of the video codes; codes that change between now and the future may weigh more (`"ce"` only)."""
-    weights = None
-    if config.loss_type == "ce" and config.changed_token_weight != 1:
-        weights = torch.where(clean != history, float(config.changed_token_weight), 1.0).flatten(1)
-    return scheduler.loss(
-        logits.flatten(1, 2),
-        clean.flatten(1),
-        noisy.flatten(1),
-        timesteps,
-        config.vqvae_config.codebook_size,
-        position_weights=weights,
-        kind=config.loss_type,
-    ).loss
 
 
 __all__ = [

@@ -59,7 +59,8 @@ class VPDDVQVAEConfig(PreTrainedConfig):
             raise ValueError(f"conv_2d encodes frames one by one: downsample[0] must be 1, got {time}")
         if self.image_size % height or self.image_size % width or self.clip_frames % time:
             raise ValueError(
-                f"a clip of {self.clip_frames} frames of {self.image_size} px is not divisible by downsample {self.downsample}"
+                f"a clip of {self.clip_frames} frames of {self.image_size} px is not divisible by downsample "
+                f"{self.downsample}"
             )
 
     @property
