@@ -12,6 +12,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from ..errors import InputError
 from ..files import atomic_path
@@ -110,20 +111,50 @@ def open_video(path: str | os.PathLike, threads: int = 1) -> av.container.InputC
     return container
 
 
-def iterate_frames(path: str | os.PathLike, keyframes_only: bool = False, threads: int = 1) -> Iterator[np.ndarray]:
+def iterate_frames(path: str | os.PathLike, keyframes_only: bool = False) -> Iterator[np.ndarray]:
     """Decodes a file from start to end in one pass; yields uint8 RGB (H, W, 3).
 
     `keyframes_only` skips all other frames undecoded: a cheap, even subsample.
     """
-    with open_video(path, threads) as container:
+    for _, image in _decode(path, keyframes_only):
+        yield image
+
+
+def iterate_numbered_frames(path: str | os.PathLike, fps: float) -> Iterator[tuple[int, np.ndarray]]:
+    """As `iterate_frames`, each with its number at `fps`, taken from its time and not from counting.
+
+    Raises:
+        InputError: A frame lies between two multiples of 1 / fps.
+    """
+    for frame, image in _decode(path):
+        yield _frame_number(frame, fps, path), image
+
+
+def _decode(path: str | os.PathLike, keyframes_only: bool = False) -> Iterator[tuple[av.VideoFrame, np.ndarray]]:
+    # One reformatter for all frames: `frame.to_ndarray(format=...)` would set up a colour converter for each, which
+    # costs three times the decoding at 96 by 96 pixels.
+    convert = VideoReformatter()
+    with open_video(path) as container:
         stream = container.streams.video[0]
         if keyframes_only:
             stream.codec_context.skip_frame = "NONKEY"
         try:
             for frame in container.decode(stream):
-                yield frame.to_ndarray(format="rgb24")
+                yield frame, convert.reformat(frame, format="rgb24").to_ndarray()
         except av.error.FFmpegError as error:
             raise InputError(f"video file {path} cannot be decoded: {error}") from error
+
+
+def _frame_number(frame: av.VideoFrame, fps: float, path: str | os.PathLike) -> int:
+    """Which multiple of 1 / fps the frame's time is, from the start of its stream."""
+    position = float(frame.pts * frame.time_base) * fps
+    number = round(position)
+    if abs(position - number) > 0.1:
+        raise InputError(
+            f"video file {path} has a frame at {frame.time:.4f} s, which is not a multiple of 1/{fps} s; "
+            "the fps in meta/info.json does not match the video"
+        )
+    return number
 
 
 def decode_video(path: str | os.PathLike) -> np.ndarray:
@@ -243,21 +274,21 @@ class _OpenVideo:
         self.container = open_video(path)
         self.stream = self.container.streams.video[0]
         self._frames = self.container.decode(self.stream)
+        self._convert = VideoReformatter()  # see `_decode`
         self._next = 0
 
     def read(self, first: int, count: int, fps: float) -> np.ndarray:
         # A short way forward is decoded through; a long one, or any way back, is a seek to the key frame before.
         if not self._next <= first <= self._next + 16:
-            start = self.stream.start_time or 0
-            # Half a frame early in time would land on the key frame before; a little late is safe since seek goes back.
-            offset = start + int((Fraction(first) + Fraction(1, 4)) / exact_rate(fps) / self.stream.time_base)
+            # A quarter of a frame late: rounding must not land before the frame, or the seek goes one key frame too far back.
+            offset = int((Fraction(first) + Fraction(1, 4)) / exact_rate(fps) / self.stream.time_base)
             self.container.seek(offset, stream=self.stream)
             self._frames = self.container.decode(self.stream)
         output = None
         filled = 0
         try:
             for frame in self._frames:
-                index = self._index(frame, fps)
+                index = _frame_number(frame, fps, self.path)
                 if index < first:
                     continue
                 if index != first + filled:
@@ -265,7 +296,7 @@ class _OpenVideo:
                         f"video file {self.path}: the frame at {frame.time:.4f} s is number {index} at {fps} fps, "
                         f"expected number {first + filled}; the file and its episode table disagree"
                     )
-                image = frame.to_ndarray(format="rgb24")
+                image = self._convert.reformat(frame, format="rgb24").to_ndarray()
                 if output is None:
                     output = np.empty((count, *image.shape), np.uint8)
                 output[filled] = image
@@ -280,13 +311,3 @@ class _OpenVideo:
         raise InputError(
             f"video file {self.path} ends before frame {first + filled}, frames to {first + count - 1} needed"
         )
-
-    def _index(self, frame: av.VideoFrame, fps: float) -> int:
-        position = float((frame.pts - (self.stream.start_time or 0)) * self.stream.time_base) * fps
-        index = round(position)
-        if abs(position - index) > 0.1:
-            raise InputError(
-                f"video file {self.path} has a frame at {frame.time:.4f} s, which is not a multiple of 1/{fps} s; "
-                "the fps in meta/info.json does not match the video"
-            )
-        return index

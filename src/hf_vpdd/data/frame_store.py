@@ -1,0 +1,426 @@
+"""All frames of one camera, decoded once into a memory-mapped array; what training reads instead of video files.
+
+    store = FrameStore.build("recordings/mt10", camera="corner2", image_size=96)
+    store.frames[[5, 17]]            # uint8 (2, 96, 96, 3)
+    few = store.per_task(5)          # the first 5 episodes of each task; shares the memory
+
+The cache lies in `<dataset>/.cache/hf_vpdd` unless told otherwise, is named by the dataset's fingerprint, appears only
+when complete, and takes N * S * S * 3 bytes (2.8 GB for 100,000 frames of 96 by 96).
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..errors import InputError
+from ..files import atomic_path
+from .lerobot import LeRobotDataset, dataset_fingerprint
+from .video import iterate_numbered_frames
+
+
+_FORMAT = 1  # raise when the files of the cache or the pixels in them change
+
+
+class FrameRows:
+    """Rows of one or several memory-mapped arrays seen as one array (N, ...), read only; nothing is copied until asked.
+
+    Takes integers, integer arrays of any shape, slices and boolean masks as an index of the first axis and gives
+    ordinary arrays; `np.asarray` gives all. Can be sent to other processes: they map the same files.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], rows: np.ndarray | None = None):
+        self._parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.rows = rows  # into the parts laid end to end; None: all of them
+        self.shape = (int(self._ends[-1]) if rows is None else len(rows), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index) -> np.ndarray:
+        rest = ()
+        if isinstance(index, tuple):
+            index, rest = index[0], index[1:]
+        if isinstance(index, slice):
+            if self.rows is None and len(self._parts) == 1:
+                picked = np.asarray(self._parts[0][index])
+                return picked[(slice(None), *rest)] if rest else picked
+            index = np.arange(len(self))[index]
+        index = np.asarray(index)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        if index.size and not -len(self) <= index.min() <= index.max() < len(self):
+            raise IndexError(f"rows {index.min()} to {index.max()} asked of {len(self)}")
+        index = np.where(index < 0, index + len(self), index)
+        picked = self._gather(index if self.rows is None else self.rows[index])
+        return picked[(*[slice(None)] * index.ndim, *rest)] if rest else picked
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        if len(self._parts) == 1:
+            return np.asarray(self._parts[0][rows])
+        output = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
+        part_of = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(part_of):
+            here = part_of == number
+            first = self._ends[number] - len(self._parts[number])
+            output[here] = self._parts[number][rows[here] - first]
+        return output
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def select(self, rows: np.ndarray) -> "FrameRows":
+        """These rows only."""
+        return FrameRows(self._parts, rows if self.rows is None else self.rows[rows])
+
+    @staticmethod
+    def concat(several: Sequence["FrameRows"]) -> "FrameRows":
+        parts, rows, offset = [], [], 0
+        for item in several:
+            parts += item._parts
+            rows.append(offset + (np.arange(len(item)) if item.rows is None else item.rows))
+            offset += int(item._ends[-1])
+        whole = all(item.rows is None for item in several)
+        return FrameRows(parts, None if whole else np.concatenate(rows))
+
+    def __reduce__(self):
+        # Pickling a memmap would copy gigabytes; its file name and shape are enough.
+        parts = [
+            (part.filename, part.dtype.str, part.shape, part.offset) if isinstance(part, np.memmap) else part
+            for part in self._parts
+        ]
+        return _reopen, (parts, self.rows)
+
+
+def _reopen(parts: list, rows: np.ndarray | None) -> FrameRows:
+    opened = [
+        np.memmap(part[0], part[1], "r", part[3], part[2]) if isinstance(part, tuple) else part for part in parts
+    ]
+    return FrameRows(opened, rows)
+
+
+@dataclass(frozen=True)
+class FrameStore:
+    """Frames, states and actions of E episodes, N frames, laid end to end.
+
+    Attributes:
+        frames: uint8 RGB (N, S, S, 3).
+        state, action: float32 (N, Ds) and (N, A) in the robot's units, or None when the dataset has none.
+        episode_from, episode_to: int64 (E,), first frame of each episode and the one after its last.
+        episode_task: the instruction of each episode.
+        fps, camera, image_size: as asked for and found.
+        fingerprint: changes with the data, the camera, the size and the choice of episodes.
+        name: the dataset's folder, for messages.
+        cache_dir: where caches made from these frames go by default.
+        rows: of a subset, int64 (N,) the rows of the store it was taken from, which has `rows_of` frames; else None.
+    """
+
+    frames: FrameRows
+    state: np.ndarray | None
+    action: np.ndarray | None
+    episode_from: np.ndarray
+    episode_to: np.ndarray
+    episode_task: list[str]
+    fps: float
+    camera: str
+    image_size: int
+    fingerprint: str
+    name: str
+    cache_dir: Path
+    rows: np.ndarray | None = None
+    rows_of: int | None = None
+
+    @staticmethod
+    def build(
+        root: str | os.PathLike,
+        camera: str = "corner2",
+        image_size: int = 96,
+        cache_dir: str | os.PathLike | None = None,
+        progress: bool = True,
+    ) -> "FrameStore":
+        """Opens the cache of a dataset, decoding its videos first when there is none that fits.
+
+        Args:
+            root: A LeRobot dataset, folder or Hub id.
+            camera: Which camera, with or without `observation.images.`.
+            image_size: Side S of the square frames. Frames of another size are resized (bilinear, antialiased) so
+                that the shorter side is S, and cropped in the middle.
+            cache_dir: Where caches lie; `<root>/.cache/hf_vpdd` by default.
+            progress: Show a bar while decoding.
+
+        Raises:
+            InputError: The dataset is missing, half-written or broken; no such camera; NaN in a state or an action.
+        """
+        if image_size < 1:
+            raise InputError(f"image_size is {image_size}; it must be at least 1")
+        dataset = LeRobotDataset(root)
+        key = dataset.camera_key(camera)
+        whole = f"{dataset_fingerprint(dataset.root)}/{key}/{image_size}/{_FORMAT}"
+        fingerprint = hashlib.sha256(whole.encode()).hexdigest()
+        cache_dir = Path(cache_dir) if cache_dir is not None else dataset.root / ".cache" / "hf_vpdd"
+        place = cache_dir / f"frames-{key.rsplit('.', 1)[-1]}-{image_size}-{fingerprint[:16]}"
+        if not (place / "store.json").is_file():
+            arrays = _read_numbers(dataset)
+            try:
+                with atomic_path(place) as temporary:
+                    temporary.mkdir(parents=True)
+                    _decode_into(temporary / "frames.npy", dataset, key, image_size, progress)
+                    np.savez(temporary / "numbers.npz", **arrays)
+                    # Written last and looked for first.
+                    about = {"fingerprint": fingerprint, "root": str(dataset.root.resolve()), "made": time.time()}
+                    (temporary / "store.json").write_text(
+                        json.dumps(about | {"camera": key, "image_size": image_size})
+                    )
+            except OSError:
+                if not (place / "store.json").is_file():  # else another process was faster, and its result is as good
+                    raise
+            _remove_outdated(place, str(dataset.root.resolve()), key, image_size)
+        with np.load(place / "numbers.npz") as numbers:
+            arrays = dict(numbers)
+        return FrameStore(
+            frames=FrameRows([np.load(place / "frames.npy", mmap_mode="r")]),
+            state=arrays.get("state"),
+            action=arrays.get("action"),
+            episode_from=dataset.episodes.start,
+            episode_to=dataset.episodes.start + dataset.episodes.length,
+            episode_task=list(dataset.episodes.task),
+            fps=dataset.fps,
+            camera=key.rsplit(".", 1)[-1],
+            image_size=image_size,
+            fingerprint=fingerprint,
+            name=str(dataset.root),
+            cache_dir=cache_dir,
+        )
+
+    @staticmethod
+    def concat(stores: Sequence["FrameStore"]) -> "FrameStore":
+        """Several stores as one, in order. Actions (and states) are kept only when every store has them.
+
+        Raises:
+            InputError: Image sizes, frame rates, state or action sizes differ; no store given.
+        """
+        stores = list(stores)
+        if not stores:
+            raise InputError("FrameStore.concat needs at least one store")
+        if len(stores) == 1:
+            return stores[0]
+        for what in ("image_size", "fps"):
+            values = {store.name: getattr(store, what) for store in stores}
+            if len(set(values.values())) > 1:
+                raise InputError(f"stores of different {what} cannot be joined: {values}")
+        joined = {}
+        for what in ("state", "action"):
+            arrays = [getattr(store, what) for store in stores]
+            joined[what] = None
+            if all(array is not None for array in arrays):
+                sizes = {store.name: array.shape[1] for store, array in zip(stores, arrays)}
+                if len(set(sizes.values())) > 1:
+                    raise InputError(f"stores with {what}s of different sizes cannot be joined: {sizes}")
+                joined[what] = np.concatenate(arrays)
+        offsets = np.cumsum([0, *(store.num_frames for store in stores)])
+        return replace(
+            stores[0],
+            **joined,
+            frames=FrameRows.concat([store.frames for store in stores]),
+            episode_from=np.concatenate([store.episode_from + o for store, o in zip(stores, offsets)]),
+            episode_to=np.concatenate([store.episode_to + o for store, o in zip(stores, offsets)]),
+            episode_task=[task for store in stores for task in store.episode_task],
+            fingerprint=hashlib.sha256("+".join(store.fingerprint for store in stores).encode()).hexdigest(),
+            name=" + ".join(store.name for store in stores),
+            rows=None,
+            rows_of=None,
+        )
+
+    # -- sizes and look-ups --------------------------------------------------------------------------------------
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.frames)
+
+    @property
+    def num_episodes(self) -> int:
+        return len(self.episode_from)
+
+    def __len__(self) -> int:
+        return self.num_frames
+
+    def __repr__(self) -> str:
+        return f"FrameStore({self.name!r}, camera={self.camera!r}, {self.num_episodes} episodes, {self.num_frames} frames)"
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """The different instructions, in order of first appearance."""
+        return list(dict.fromkeys(self.episode_task))
+
+    @cached_property
+    def frame_episode(self) -> np.ndarray:
+        """int64 (N,): the episode of each frame."""
+        return np.repeat(np.arange(self.num_episodes), self.episode_to - self.episode_from)
+
+    @cached_property
+    def frame_task(self) -> np.ndarray:
+        """int64 (N,): the index into `tasks` of each frame."""
+        index = {task: i for i, task in enumerate(self.tasks)}
+        return np.array([index[task] for task in self.episode_task])[self.frame_episode]
+
+    def clips(self, indices: np.ndarray, length: int, stride: int = 1) -> np.ndarray:
+        """What a robot has seen up to each frame: uint8 (B, length, S, S, 3), the frame itself last.
+
+        Before the start of an episode there are black images, as a robot's history begins (VPDD §4.1).
+        """
+        indices = np.asarray(indices, np.int64)
+        wanted = indices[:, None] - stride * np.arange(length - 1, -1, -1)
+        first = self.episode_from[self.frame_episode[indices]][:, None]
+        clips = self.frames[np.maximum(wanted, first)]
+        if length > 1:
+            clips[wanted < first] = 0
+        return clips
+
+    # -- choosing episodes ---------------------------------------------------------------------------------------
+
+    def subset(self, episodes: Sequence[int]) -> "FrameStore":
+        """These episodes only, in the order of this store; frames are not copied.
+
+        `frames`, `state`, `action` hold these episodes' rows and nothing else, so statistics taken from a subset
+        cannot look at the rest. Video codes of this store serve the subset too (`WindowDataset` takes their rows).
+        """
+        episodes = np.sort(np.asarray(episodes, np.int64))
+        if episodes.ndim != 1 or len(episodes) == 0:
+            raise InputError(f"a subset of {self.name} needs a list of episode numbers, at least one")
+        if episodes.min() < 0 or episodes.max() >= self.num_episodes:
+            raise InputError(f"{self.name} has episodes 0 to {self.num_episodes - 1}; asked for {episodes.tolist()}")
+        if len(np.unique(episodes)) != len(episodes):
+            raise InputError(f"a subset of {self.name} names an episode twice: {episodes.tolist()}")
+        if len(episodes) == self.num_episodes:
+            return self
+        length = (self.episode_to - self.episode_from)[episodes]
+        to = np.cumsum(length)
+        rows = np.repeat(self.episode_from[episodes] - (to - length), length) + np.arange(to[-1])
+        chosen = hashlib.sha256(self.fingerprint.encode() + episodes.tobytes()).hexdigest()
+        return replace(
+            self,
+            frames=self.frames.select(rows),
+            state=None if self.state is None else self.state[rows],
+            action=None if self.action is None else self.action[rows],
+            episode_from=to - length,
+            episode_to=to,
+            episode_task=[self.episode_task[i] for i in episodes],
+            fingerprint=chosen,
+            rows=rows if self.rows is None else self.rows[rows],
+            rows_of=self.num_frames if self.rows is None else self.rows_of,
+        )
+
+    def per_task(self, k: int, seed: int | None = None) -> "FrameStore":
+        """k episodes of each task: the first ones, or with a seed drawn at random, the same for the same seed.
+
+        Raises:
+            InputError: A task has fewer than k episodes.
+        """
+        generator = None if seed is None else np.random.default_rng(seed)
+        of_task: dict[str, list[int]] = {task: [] for task in self.tasks}
+        for episode, task in enumerate(self.episode_task):
+            of_task[task].append(episode)
+        chosen = []
+        for task, episodes in of_task.items():
+            if k < 1 or len(episodes) < k:
+                raise InputError(f"{self.name} has {len(episodes)} episodes of the task {task!r}; {k} were asked for")
+            picked = episodes[:k] if generator is None else generator.choice(episodes, k, replace=False).tolist()
+            chosen += picked
+        return self.subset(chosen)
+
+
+def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
+    names = {"observation.state": "state", "action": "action"}
+    present = [key for key in names if key in dataset.features]
+    arrays = {}
+    for key, value in dataset.columns(present).items():
+        value = value.astype(np.float32).reshape(len(value), -1)
+        bad = np.flatnonzero(~np.isfinite(value).all(axis=1))
+        if len(bad):
+            row = int(bad[0])
+            episode = int(np.searchsorted(dataset.episodes.start, row, side="right")) - 1
+            raise InputError(
+                f"{dataset.root}: {key} is NaN or infinite in {len(bad)} frames, first in episode {episode}, frame "
+                f"{row - dataset.episodes.start[episode]}: {value[row].tolist()}; remove the episode or record it again"
+            )
+        arrays[names[key]] = value
+    return arrays
+
+
+def _decode_into(path: Path, dataset: LeRobotDataset, key: str, size: int, progress: bool) -> None:
+    table = dataset.episodes
+    frames = np.lib.format.open_memmap(path, "w+", np.uint8, (dataset.num_frames, size, size, 3))
+    bar = tqdm(total=dataset.num_frames, unit="frame", desc=f"decoding {key}", disable=None if progress else True)
+    with bar:
+        if key not in table.video_files:  # an image feature: cells of the table
+            for episode in range(dataset.num_episodes):
+                images = dataset.frames(key, episode)
+                start = table.start[episode]
+                for i, image in enumerate(images):
+                    frames[start + i] = fit_square(image, size)
+                bar.update(len(images))
+        for number, video in enumerate(table.video_files.get(key, ())):
+            # Where each frame of this file goes, -1 for frames of no episode.
+            episodes = np.flatnonzero(table.video_file[key] == number)
+            starts, lengths = table.video_start[key][episodes], table.length[episodes]
+            target = np.full(int((starts + lengths).max()), -1)
+            for first, length, to in zip(starts, lengths, table.start[episodes]):
+                target[first : first + length] = np.arange(to, to + length)
+            missing = target >= 0
+            seen = 0
+            for index, image in iterate_numbered_frames(video, dataset.fps):
+                if index >= len(target) or target[index] < 0:
+                    continue
+                frames[target[index]] = fit_square(image, size)
+                missing[index] = False
+                seen += 1
+                if seen % 500 == 0:
+                    bar.update(500)
+            bar.update(seen % 500)
+            if missing.any():
+                first = int(np.flatnonzero(missing)[0])
+                episode = int(np.searchsorted(table.start, target[first], side="right")) - 1
+                raise InputError(
+                    f"{video} lacks {int(missing.sum())} frames, first frame {target[first] - table.start[episode]} of "
+                    f"episode {episode}; the file is cut short: copy or record the dataset again"
+                )
+    frames.flush()
+
+
+def fit_square(image: np.ndarray, size: int) -> np.ndarray:
+    """Resizes uint8 (H, W, 3) so that its shorter side is `size` (bilinear, antialiased) and crops the middle."""
+    height, width = image.shape[:2]
+    if (height, width) == (size, size):
+        return image
+    # The crop is taken before resizing: the same pixels, less work.
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    return np.asarray(
+        Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR, (left, top, left + side, top + side))
+    )
+
+
+def _remove_outdated(place: Path, root: str, key: str, image_size: int) -> None:
+    """Caches of an earlier state of the same dataset, camera and size: gigabytes that no one will ask for again."""
+    for about_path in place.parent.glob(f"frames-*-{image_size}-*/store.json"):
+        try:
+            about = json.loads(about_path.read_text())
+        except (OSError, json.JSONDecodeError):
+            continue
+        if about_path.parent != place and (about.get("root"), about.get("camera")) == (root, key):
+            shutil.rmtree(about_path.parent, ignore_errors=True)

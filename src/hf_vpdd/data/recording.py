@@ -1,0 +1,415 @@
+"""Records demonstrations of scripted experts in the simulator as a LeRobot v3.0 dataset.
+
+    hf-vpdd record --tasks mt10 --episodes 50 --out data/mt10          # or record(...) below
+
+The expert acts under noise, the labels are what it would do without (DART, Laskey et al. 2017): the robot is pushed off
+the expert's path and the data shows how to come back. Noise is an AR(1) process on the three position commands; its
+strength is drawn by episode, so that clean and very noisy episodes both occur. Where an expert cannot cope (grasping under
+strong noise), further seeds are tried, every few failures with less noise.
+
+Episode e of task t depends on (t, e, seed) alone: how many workers record, in which order, and how often they are
+stopped does not change a byte of the data. Each finished episode is put aside whole under `OUT/.staging`; the same
+command continues an interrupted recording, another command in the same folder is refused. The dataset appears at the
+end, in one rename; until then the folder holds nothing that a reader would take for one.
+"""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..envs.protocols import FPS, PROTOCOLS, check_cameras
+from ..envs.tasks import resolve_tasks, task_info
+from ..errors import InputError
+from ..files import atomic_path, atomic_write_text
+
+
+NOISE_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5)  # standard deviation, in units of the action (1 = 1 cm a step)
+NOISE_MEMORY = 0.5  # correlation of the noise from one step to the next
+STEPS_AFTER_SUCCESS = 12  # the end of a demonstration should look like an end
+MAX_ATTEMPTS = 20  # seeds tried until the expert succeeds
+ATTEMPTS_PER_LEVEL = 4  # then the next lower noise level
+SEED_STRIDE = 4000  # the k-th attempt at episode e has the seed `seed + e + k * SEED_STRIDE`
+FIRST_EVALUATION_SEED = 100_000  # seeds from here on are for evaluation and are never recorded
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class RecordingPlan:
+    """All that decides what is in the data (and not how fast it is made). Two recordings with equal plans are equal."""
+
+    tasks: tuple[str, ...]
+    episodes_per_task: int
+    seed: int
+    cameras: tuple[str, ...]
+    image_size: int
+    noise: tuple[float, ...]
+    actions: bool
+    paraphrases: bool
+    protocol: str
+    max_steps: int
+    pix_fmt: str
+    crf: int
+    format: int = _FORMAT
+
+    def jobs(self) -> list[tuple[str, int]]:
+        """(task, episode) in the order in which they stand in the dataset."""
+        return [(task, episode) for task in self.tasks for episode in range(self.episodes_per_task)]
+
+    def folder(self, task: str, episode: int) -> str:
+        return f"episodes/{task}-{episode:05d}"
+
+    def attempt_seed(self, episode: int, attempt: int) -> int:
+        return self.seed + episode + attempt * SEED_STRIDE
+
+    def noise_level(self, task: str, episode: int, attempt: int) -> float:
+        """Every block of len(noise) episodes has each level once, in an order of its own: few episodes are mixed, too.
+        After every few failures the next lower level is taken."""
+        block, place = divmod(episode, len(self.noise))
+        drawn = int(_generator(self.seed, task, "level", block).permutation(len(self.noise))[place])
+        levels = sorted(self.noise)
+        return levels[max(0, drawn - attempt // ATTEMPTS_PER_LEVEL)]
+
+    def sentence(self, task: str, episode: int) -> str:
+        info = task_info(task)
+        if not self.paraphrases:
+            return info.instruction
+        choices = (info.instruction, *info.paraphrases)
+        return choices[_generator(self.seed, task, "sentence", episode).integers(len(choices))]
+
+
+def record(
+    root: str | os.PathLike,
+    tasks: str | Iterable[str],
+    episodes_per_task: int = 50,
+    seed: int = 1000,
+    cameras: Iterable[str] | str = ("corner2",),
+    image_size: int = 96,
+    noise: Iterable[float] = NOISE_LEVELS,
+    actions: bool = True,
+    paraphrases: bool = False,
+    protocol: str = "lean",
+    max_steps: int = 200,
+    pix_fmt: str = "yuv420p",
+    crf: int = 18,
+    workers: int | None = None,
+    progress: bool = True,
+) -> Path:
+    """Records a dataset; continues where an earlier call with the same arguments was stopped.
+
+    Args:
+        root: The dataset's folder. Absent, empty, or one that an earlier call began or finished.
+        tasks: Task names or groups ("mt10", "quickstart", "all", "easy", ..., "drawer-close,window-open").
+        episodes_per_task: Successful demonstrations per task; failures are replaced by further seeds.
+        seed: First seed; episode e starts from `seed + e`. Must stay below 100000, which is where evaluation begins.
+        cameras: Meta-World camera names.
+        image_size: Pixels per side; even unless `pix_fmt` is "yuv444p".
+        noise: Standard deviations to draw from, in action units; (0,) for clean demonstrations.
+        actions: False leaves the feature `action` out (video and state alone, for pre-training).
+        paraphrases: Draw each episode's sentence among the canonical one and the training paraphrases.
+        protocol: How pictures are made, see `envs.protocols.PROTOCOLS`.
+        max_steps: Attempts in which the expert needs longer are dropped.
+        pix_fmt: "yuv420p", or "yuv444p", which keeps the colour of things one or two pixels wide.
+        crf: H.264 quality, 0 to 51, lower is better.
+        workers: Processes; one per core (at most one per episode) if not given.
+        progress: Show a bar with episodes per minute and experts dropped.
+
+    Returns:
+        `root`, now a LeRobot v3.0 dataset. Its `meta/info.json` tells under "recording" how it was made.
+
+    Raises:
+        InputError: Unknown names, values out of range, a folder that holds something else, an expert that never succeeds.
+    """
+    plan = _make_plan(
+        tasks=tasks, episodes_per_task=episodes_per_task, seed=seed, cameras=cameras, image_size=image_size, noise=noise,
+        actions=actions, paraphrases=paraphrases, protocol=protocol, max_steps=max_steps, pix_fmt=pix_fmt, crf=crf,
+    )  # fmt: skip
+    if workers is not None and (not isinstance(workers, int) or workers < 1):
+        raise InputError(f"workers must be a whole number of at least 1, but is {workers!r}")
+    root = Path(root)
+    staging = _claim(root, plan)
+    if staging is None:  # complete already
+        return root
+
+    missing = [job for job in plan.jobs() if not (staging / plan.folder(*job) / "episode.json").is_file()]
+    with _Progress(len(plan.jobs()), len(plan.jobs()) - len(missing), progress) as bar:
+        if missing:
+            workers = min(workers or _cores(), len(missing))
+            _run_workers(plan, staging, missing, workers, bar.advance)
+    _assemble(root, staging, plan, progress)
+    shutil.rmtree(staging)
+    return root
+
+
+# -- the plan and the folder -------------------------------------------------------------------------------------------
+
+
+def _make_plan(**given) -> RecordingPlan:
+    for name, low in (("episodes_per_task", 1), ("seed", 0), ("image_size", 8), ("max_steps", 1)):
+        if not isinstance(given[name], int) or given[name] < low:
+            raise InputError(f"{name} must be a whole number of at least {low}, but is {given[name]!r}")
+    if given["protocol"] not in PROTOCOLS:
+        raise InputError(f"there is no protocol '{given['protocol']}'; the protocols are {', '.join(PROTOCOLS)}")
+    noise = tuple(float(level) for level in given["noise"])
+    if not noise or not all(0 <= level <= 2 for level in noise):
+        raise InputError(f"noise must be one or more standard deviations from 0 to 2, but is {list(noise)}")
+    if given["pix_fmt"] not in ("yuv420p", "yuv444p"):
+        raise InputError(f"pix_fmt must be yuv420p or yuv444p, but is {given['pix_fmt']!r}")
+    if given["pix_fmt"] == "yuv420p" and given["image_size"] % 2:
+        raise InputError(f"image_size must be even for yuv420p video, but is {given['image_size']}")
+    last = given["seed"] + given["episodes_per_task"] - 1 + (MAX_ATTEMPTS - 1) * SEED_STRIDE
+    if last >= FIRST_EVALUATION_SEED:
+        raise InputError(
+            f"seed {given['seed']} with {given['episodes_per_task']} episodes could reach seed {last}, but seeds from "
+            f"{FIRST_EVALUATION_SEED} on are kept for evaluation; choose a smaller seed or fewer episodes"
+        )
+    given.update(tasks=resolve_tasks(given["tasks"]), cameras=check_cameras(given["cameras"]), noise=noise)
+    return RecordingPlan(**given)
+
+
+def _claim(root: Path, plan: RecordingPlan) -> Path | None:
+    """The staging folder of this plan in `root`, or None if the dataset is complete."""
+    wanted = json.loads(json.dumps(asdict(plan)))
+    staging = root / ".staging"
+    info = root / "meta" / "info.json"
+    if info.is_file():
+        _compare(json.loads(info.read_text()).get("recording"), wanted, root, "holds another dataset")
+        shutil.rmtree(staging, ignore_errors=True)  # killed between the last rename and the clearing up
+        return None
+    if (staging / "plan.json").is_file():
+        _compare(json.loads((staging / "plan.json").read_text()), wanted, root, "holds another, unfinished recording")
+    elif root.is_dir() and any(entry.name not in (".staging", ".partial") for entry in root.iterdir()):
+        raise InputError(f"{root} is neither empty nor a recording; choose another folder")
+    else:
+        atomic_write_text(staging / "plan.json", json.dumps(wanted, indent=2))
+    for leftover in (staging / "episodes").glob(".*"):  # of killed workers
+        shutil.rmtree(leftover, ignore_errors=True)
+    return staging
+
+
+def _compare(found: dict | None, wanted: dict, root: Path, what: str) -> None:
+    if found == wanted:
+        return
+    if not isinstance(found, dict):
+        raise InputError(f"{root} {what}, not recorded by hf-vpdd; choose another folder")
+    differences = [
+        f"{key} {found.get(key)!r} (now {wanted[key]!r})" for key in wanted if found.get(key) != wanted[key]
+    ]
+    raise InputError(f"{root} {what}: {'; '.join(differences)}. Use the same arguments, or another folder")
+
+
+# -- workers -----------------------------------------------------------------------------------------------------------
+
+
+def _run_workers(plan: RecordingPlan, staging: Path, jobs: list, workers: int, done: Callable[[int], None]) -> None:
+    """Records `jobs` in processes of their own. GL needs `spawn`: a forked copy of a GL context hangs."""
+    from ..envs.gl import configure_gl
+
+    configure_gl()  # here, so that a missing library is one clear error and not one per worker
+    pool = ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(plan, str(staging)),
+    )
+    try:
+        queue, running = iter(jobs), set()
+        for job in queue:
+            running.add(pool.submit(_record_episode, *job))
+            if len(running) >= 2 * workers:
+                running = _collect(running, done)
+        while running:
+            running = _collect(running, done)
+    except BrokenProcessPool:
+        raise RuntimeError(
+            f"a recording worker died (killed, or out of memory?). Finished episodes are kept in {staging}; the same "
+            "command continues"
+        ) from None
+    except BaseException:
+        # Ctrl-C too: what is half done is thrown away, what is done stays. Workers ignore Ctrl-C themselves.
+        for process in list((pool._processes or {}).values()):
+            process.terminate()
+        raise
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _collect(running: set, done: Callable[[int], None]) -> set:
+    finished, running = wait(running, return_when=FIRST_COMPLETED)
+    for future in finished:
+        done(future.result())
+    return running
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+_worker: dict = {}
+
+
+def _start_worker(plan: RecordingPlan, staging: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    _worker.update(plan=plan, staging=Path(staging), env=None)
+
+
+def _follow_parent() -> None:
+    """A worker whose parent was killed would wait for work for ever."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _record_episode(task: str, episode: int) -> int:
+    """Records one episode into its staging folder; returns the number of failed attempts."""
+    from ..envs.metaworld import MetaWorldEnv
+    from .lerobot_writer import encode_video
+
+    plan: RecordingPlan = _worker["plan"]
+    env = _worker["env"]
+    if env is None or env.task != task:
+        if env is not None:
+            env.close()
+        env = _worker["env"] = MetaWorldEnv(
+            task, cameras=plan.cameras, image_size=plan.image_size, protocol=plan.protocol, max_steps=plan.max_steps
+        )
+    for attempt in range(MAX_ATTEMPTS):
+        seed, level = plan.attempt_seed(episode, attempt), plan.noise_level(task, episode, attempt)
+        demonstration = demonstrate(env, seed, level, _generator(plan.seed, task, "noise", seed))
+        if demonstration is not None:
+            break
+    else:
+        raise InputError(
+            f"the expert of {task} failed {MAX_ATTEMPTS} times at episode {episode} within {plan.max_steps} steps, in the "
+            f"end with noise {level}; record with less noise or more max_steps"
+        )
+    columns = {"observation.state": demonstration["state"]}
+    if plan.actions:
+        columns["action"] = demonstration["action"]
+    note = {"task": plan.sentence(task, episode), "seed": seed, "noise": level, "failures": attempt}
+    with atomic_path(_worker["staging"] / plan.folder(task, episode)) as folder:
+        folder.mkdir(parents=True)
+        for camera in plan.cameras:
+            encode_video(
+                folder / f"{camera}.mp4", demonstration["images"][camera], FPS, pix_fmt=plan.pix_fmt, crf=plan.crf
+            )
+        np.savez(folder / "columns.npz", **columns)
+        (folder / "episode.json").write_text(json.dumps(note))
+    return attempt
+
+
+def demonstrate(env, seed: int, noise: float, generator: np.random.Generator) -> dict | None:
+    """Lets the expert do one episode under noise.
+
+    Args:
+        env: A `MetaWorldEnv`.
+        seed: Of the start and the goal.
+        noise: Stationary standard deviation of the AR(1) noise on the position commands, in action units.
+        generator: Of the noise.
+
+    Returns:
+        None if the expert did not succeed in time, else {"images": {camera: uint8 (T, H, W, 3)}, "state": float32 (T, 4),
+        "action": float32 (T, 4)}: row t is what was seen before step t and what the expert, without noise, would do then.
+    """
+    # Without pictures first: a failed attempt then costs a twentieth. The same seed and commands give the same episode.
+    obs, _ = env.reset(seed=seed, render=False)
+    states, labels, executed = [], [], []
+    drift = noise * generator.standard_normal(3)
+    remaining = None
+    while remaining != 0:
+        clean = env.expert_action()
+        states.append(obs["state"])
+        labels.append(clean)
+        executed.append(clean + np.append(drift, 0).astype(np.float32))
+        drift = NOISE_MEMORY * drift + np.sqrt(1 - NOISE_MEMORY**2) * noise * generator.standard_normal(3)
+        obs, _, _, truncated, info = env.step(executed[-1], render=False)
+        if remaining is not None:
+            remaining -= 1
+        elif info["success"]:
+            remaining = STEPS_AFTER_SUCCESS
+        if truncated:
+            break
+    if remaining is None:
+        return None
+
+    images = {name: np.empty((len(labels), env.image_size, env.image_size, 3), np.uint8) for name in env.cameras}
+    obs, _ = env.reset(seed=seed, render=False)
+    for index, action in enumerate(executed):
+        if not np.array_equal(obs["state"], states[index]):
+            raise RuntimeError(f"{env.task} with seed {seed} went another way when replayed, at step {index}")
+        for name, picture in env.render_images().items():
+            images[name][index] = picture
+        obs, *_ = env.step(action, render=False)
+    return {"images": images, "state": np.stack(states), "action": np.stack(labels)}
+
+
+def _generator(*key: int | str) -> np.random.Generator:
+    """A generator of its own for every key. Python's `hash` of a string differs between processes; CRC does not."""
+    return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
+
+
+# -- the dataset -------------------------------------------------------------------------------------------------------
+
+
+def _assemble(root: Path, staging: Path, plan: RecordingPlan, progress: bool) -> None:
+    from .lerobot_writer import LeRobotWriter
+
+    features = {"observation.state": {"names": ["x", "y", "z", "gripper"]}}
+    if plan.actions:
+        features["action"] = {"names": ["dx", "dy", "dz", "gripper"]}
+    notes = []
+    with LeRobotWriter(
+        root, fps=FPS, features=features, robot_type="sawyer", pix_fmt=plan.pix_fmt, crf=plan.crf,
+        extra_info={"recording": asdict(plan)},
+    ) as writer:  # fmt: skip
+        for task, episode in plan.jobs():
+            folder = staging / plan.folder(task, episode)
+            note = json.loads((folder / "episode.json").read_text())
+            with np.load(folder / "columns.npz") as columns:
+                writer.add_encoded_episode(
+                    {camera: folder / f"{camera}.mp4" for camera in plan.cameras}, dict(columns), note["task"]
+                )
+            notes.append({"env": task, **note})
+    lines = "".join(json.dumps({"episode_index": index, **note}) + "\n" for index, note in enumerate(notes))
+    atomic_write_text(root / "meta" / "recording.jsonl", lines)
+    if progress:
+        dropped = sum(note["failures"] for note in notes)
+        print(f"{root}: {len(notes)} episodes, {writer.num_frames} frames; {dropped} failed attempts were replaced")
+
+
+class _Progress:
+    """A bar that counts episodes, with their rate per minute and the experts that failed."""
+
+    def __init__(self, total: int, already: int, shown: bool) -> None:
+        from tqdm import tqdm
+
+        self.dropped, self.made, self.began = 0, 0, time.monotonic()
+        self._bar = tqdm(
+            total=total, initial=already, disable=not shown, unit="episode", desc="recording", file=sys.stderr,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+        )  # fmt: skip
+
+    def advance(self, failures: int) -> None:
+        self.made += 1
+        self.dropped += failures
+        rate = self.made / max(time.monotonic() - self.began, 1e-9) * 60
+        self._bar.set_postfix_str(f"{rate:.0f} episodes/min, {self.dropped} experts dropped", refresh=False)
+        self._bar.update()
+
+    def __enter__(self) -> "_Progress":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.close()

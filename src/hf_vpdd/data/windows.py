@@ -1,0 +1,120 @@
+"""Training samples cut from a frame store: history, future, actions around a frame k, whole batches at a time."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from ..errors import InputError
+from .frame_store import FrameRows, FrameStore
+
+
+class WindowDataset(Dataset):
+    """One sample per frame k of a store.
+
+    `dataset[[3, 8]]`, or `__getitems__` as a DataLoader calls it, returns the collated batch: one gather per key,
+    no loop over samples. Give a DataLoader `collate_fn=dataset.collate`, since there is nothing left to collate.
+
+    Keys (B samples, t, h, w of the codes, T = `history_frames`, C = `chunk_size`):
+        pixel_values     uint8 (B, 1, T, S, S, 3)  frames k - (T-1) * stride ... k; black before the episode's start
+        history_codes    int64 (B, 1, t, h, w)     codes at k
+        video_codes      int64 (B, 1, t, h, w)     codes at min(k + predict_ahead, last frame of the episode)
+        state            float32 (B, Ds)           at k, in the robot's units
+        action           float32 (B, C, A)         at k ... k+C-1, the last one repeated past the episode's end
+        action_is_pad    bool (B, C)               True where it is such a repetition
+        task_index       int64 (B,)                into `tasks`
+        frame_index      int64 (B,)                k, as a row of the store
+
+    Args:
+        store: Where frames, states and actions come from.
+        codes: uint16 (N, t, h, w) of `tokenize(store, ...)`, of this store or the one it is a subset of; None: no codes.
+        with_actions: Give actions; the store must have them.
+        with_pixels: Give pixels; False reads no frames at all.
+        frame_indices: Which rows of the store are samples, (n,); all by default.
+
+    Raises:
+        InputError: Actions asked of a dataset without them; codes of another number of frames; sizes below 1.
+    """
+
+    def __init__(
+        self,
+        store: FrameStore,
+        codes: np.ndarray | None = None,
+        history_frames: int = 1,
+        history_stride: int = 1,
+        predict_ahead: int = 16,
+        chunk_size: int = 8,
+        with_actions: bool = True,
+        with_pixels: bool = True,
+        frame_indices: Sequence[int] | np.ndarray | None = None,
+    ):
+        sizes = {"history_frames": history_frames, "history_stride": history_stride, "chunk_size": chunk_size}
+        for name, value in {**sizes, "predict_ahead": predict_ahead + 1}.items():
+            if value < 1:
+                raise InputError(f"{name} is too small: {sizes | {'predict_ahead': predict_ahead}}")
+        if with_actions and store.action is None:
+            raise InputError(
+                f"{store.name} has no actions, so a policy cannot be trained on it; use a dataset recorded with actions "
+                "(`hf-vpdd record` without --no-actions), or use this one for video pre-training"
+            )
+        if codes is not None:
+            if store.rows is not None and len(codes) == store.rows_of:
+                codes = FrameRows([codes], store.rows)
+            if len(codes) != store.num_frames or codes.ndim != 4:
+                raise InputError(
+                    f"the video codes {codes.shape} do not belong to the {store.num_frames} frames of {store.name}; "
+                    "tokenize this store, or the one it is a subset of"
+                )
+        self.store = store
+        self.codes = codes
+        self.history_frames = history_frames
+        self.history_stride = history_stride
+        self.predict_ahead = predict_ahead
+        self.chunk_size = chunk_size
+        self.with_actions = with_actions
+        self.with_pixels = with_pixels
+        indices = np.arange(store.num_frames) if frame_indices is None else np.asarray(frame_indices, np.int64)
+        if indices.ndim != 1 or len(indices) == 0 or indices.min() < 0 or indices.max() >= store.num_frames:
+            raise InputError(f"frame_indices must be a list of rows 0 to {store.num_frames - 1} of {store.name}")
+        self.frame_indices = indices
+        self._last = store.episode_to[store.frame_episode] - 1  # (N,), last frame of each frame's episode
+
+    @property
+    def tasks(self) -> list[str]:
+        """The instructions that `task_index` points to."""
+        return self.store.tasks
+
+    def __len__(self) -> int:
+        return len(self.frame_indices)
+
+    def __getitem__(self, index) -> dict[str, torch.Tensor]:
+        """A batch for a list or array; one sample, without the batch axis, for an integer."""
+        if np.ndim(index) == 0 and not isinstance(index, slice):
+            return {key: value[0] for key, value in self.__getitems__([int(index)]).items()}
+        return self.__getitems__(np.arange(len(self))[index])
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        store = self.store
+        k = self.frame_indices[np.asarray(indices, np.int64)]
+        last = self._last[k]
+        batch = {}
+        if self.with_pixels:
+            batch["pixel_values"] = store.clips(k, self.history_frames, self.history_stride)[:, None]
+        if self.codes is not None:
+            batch["history_codes"] = self.codes[k][:, None].astype(np.int64)
+            batch["video_codes"] = self.codes[np.minimum(k + self.predict_ahead, last)][:, None].astype(np.int64)
+        if store.state is not None:
+            batch["state"] = store.state[k]
+        if self.with_actions:
+            steps = k[:, None] + np.arange(self.chunk_size)
+            batch["action"] = store.action[np.minimum(steps, last[:, None])]
+            batch["action_is_pad"] = steps > last[:, None]
+        batch["task_index"] = store.frame_task[k]
+        batch["frame_index"] = k
+        return {key: torch.from_numpy(value) for key, value in batch.items()}
+
+    @staticmethod
+    def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The `collate_fn` of a DataLoader over this dataset: batches arrive collated."""
+        return batch
