@@ -1,0 +1,52 @@
+"""`hf-vpdd record`: demonstrations of scripted experts as a LeRobot v3.0 dataset."""
+
+import argparse
+
+
+SUMMARY = "Record demonstrations of Meta-World's scripted experts as a LeRobot v3.0 dataset."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..data.recording import NOISE_LEVELS
+    from ..envs.protocols import CAMERAS, PROTOCOLS
+
+    add = parser.add_argument
+    add("--out", required=True, metavar="DIR", help="the dataset's folder; the same command goes on after a stop")
+    add("--tasks", default="mt10", help="mt10, quickstart, all, easy, medium, hard, very_hard, or task names: a,b,c")
+    add("--episodes", type=int, default=50, metavar="N", help="successful demonstrations per task")
+    add("--seed", type=int, default=1000, help="seed of the first start and goal; below 100000")
+    add("--cameras", default="corner2", metavar="A,B", help=f"of {', '.join(CAMERAS)}")
+    add("--image-size", type=int, default=96, metavar="PIXELS", help="height and width of the pictures")
+    add(
+        "--noise", type=float, nargs="+", default=list(NOISE_LEVELS), metavar="S",
+        help="standard deviations of the noise on the executed commands (labels stay clean), one drawn per episode",
+    )  # fmt: skip
+    add("--no-actions", dest="actions", action="store_false", help="leave the actions out: video for pre-training")
+    add("--paraphrases", action="store_true", help="draw each episode's sentence among the training paraphrases")
+    add("--protocol", choices=list(PROTOCOLS), default="lean", help="how pictures are made")
+    add("--max-steps", type=int, default=200, metavar="N", help="drop attempts in which the expert needs longer")
+    add("--pix-fmt", choices=["yuv420p", "yuv444p"], default="yuv420p", help="yuv444p keeps the colour of tiny things")
+    add("--crf", type=int, default=18, help="quality of the H.264 video, lower is better")
+    add("--workers", type=int, default=None, metavar="N", help="processes; one per core if not given")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..data.recording import record
+
+    record(
+        args.out,
+        tasks=args.tasks,
+        episodes_per_task=args.episodes,
+        seed=args.seed,
+        cameras=[name.strip() for name in args.cameras.split(",") if name.strip()],
+        image_size=args.image_size,
+        noise=args.noise,
+        actions=args.actions,
+        paraphrases=args.paraphrases,
+        protocol=args.protocol,
+        max_steps=args.max_steps,
+        pix_fmt=args.pix_fmt,
+        crf=args.crf,
+        workers=args.workers,
+    )
+    return 0
