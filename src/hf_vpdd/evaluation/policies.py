@@ -1,0 +1,124 @@
+"""What can be evaluated: a checkpoint, the simulator's scripted expert, or nothing at all.
+
+A policy for `rollout` is any object with
+
+    predict(observations, return_video=False[, generator=None]) -> an object with
+        .actions  float32 (B, chunk, A) in robot units, and
+        .video    uint8 (B, T, H, W, 3) or None: the future it imagined
+
+where an observation is {"images": {camera: uint8 (H, W, 3) or (T, H, W, 3)}, "state": float32 (Ds,), "instruction": str}.
+What it wants to see is read from its `processor`, if it has one. `hf_vpdd.policy.RobotPolicy` is such a policy.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..files import file_sha256
+from .simulators import View
+
+
+@dataclass
+class Plan:
+    """What the policies of this file return: `actions` float32 (B, chunk, A), and no video."""
+
+    actions: np.ndarray
+    video: None = None
+
+
+class NullPolicy:
+    """Stands still: action 0 in every dimension. The floor of any comparison, and the load of the rollout benchmark."""
+
+    name = "null"
+    execute = 8
+
+    def __init__(self, chunk_size: int = 8, action_dim: int = 4) -> None:
+        self.chunk = np.zeros((chunk_size, action_dim), np.float32)
+
+    def predict(self, observations: Sequence[Mapping], return_video: bool = False) -> Plan:
+        return Plan(np.repeat(self.chunk[None], len(observations), axis=0))
+
+
+class ExpertPolicy:
+    """Meta-World's scripted policies, which look at the simulator's own positions: the ceiling of most comparisons.
+
+    They act within the simulator's process, one step at a time and without pictures, so there is no `predict`.
+    """
+
+    name = "expert"
+    acts_in_simulator = True
+    execute = 1
+
+
+def load_policy(name: str, **kwargs: Any):
+    """A policy by name: `expert`, `null`, or the folder (or Hub name) of a checkpoint.
+
+    Args:
+        name: What to load.
+        kwargs: Passed on to `RobotPolicy.from_pretrained`.
+
+    Raises:
+        InputError: There is no such folder, it holds no checkpoint, or its processor has no statistics.
+    """
+    if name == "expert":
+        return ExpertPolicy()
+    if name == "null":
+        return NullPolicy()
+    folder = Path(name)
+    if folder.is_dir() and not (folder / "config.json").is_file():
+        raise InputError(f"{name}: there is no config.json in it, so it is no checkpoint; give a folder that "
+                         "`save_pretrained` or training/finetune.py wrote")  # fmt: skip
+    if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise InputError(f"{name}: no such folder; give the folder of a checkpoint, owner/name on the Hub, expert or null")
+    from ..policy import RobotPolicy
+
+    return RobotPolicy.from_pretrained(name, **kwargs)
+
+
+def actions_to_run(policy: Any, execute: int | None = None) -> int:
+    """How many actions of each chunk are run before the policy plans again: `execute` if given, else the policy's own."""
+    own = getattr(policy, "execute", None) or getattr(getattr(policy, "processor", None), "execute", None)
+    chunk = getattr(getattr(policy, "processor", None), "chunk_size", None)
+    count = execute if execute is not None else own or chunk or 1
+    if count < 1 or (chunk and count > chunk):
+        raise InputError(f"execute={count}: the policy plans chunks of {chunk or '?'} actions; run 1 to {chunk or '?'} of them")
+    return count
+
+
+def predict_ahead(policy: Any) -> int:
+    """How many environment steps after its plan the imagined picture lies; 0 if the policy imagines none."""
+    config = getattr(getattr(policy, "model", None), "config", None)
+    return int(getattr(config, "predict_ahead", 0) or 0)
+
+
+def view_for(policy: Any, protocol: str = "lean", max_steps: int | None = None) -> View:
+    """What to show to a policy under a protocol: its own cameras, picture size and history.
+
+    Under `lerobot-mt50` pictures have the protocol's 480 pixels and the policy's processor resizes them.
+    """
+    processor = getattr(policy, "processor", None)
+    if processor is None:
+        return View(protocol=protocol, max_steps=max_steps)
+    return View(
+        protocol=protocol,
+        cameras=tuple(processor.cameras),
+        image_size=None if protocol == "lerobot-mt50" else int(processor.image_size),
+        max_steps=max_steps,
+        history_frames=int(processor.history_frames),
+        history_stride=int(processor.history_stride),
+    )
+
+
+def identity(policy: Any, name: str) -> dict[str, str]:
+    """What tells this policy from another: its name, and of a checkpoint the SHA-256 of what decides its actions."""
+    found = {"name": name}
+    folder = Path(name)
+    if folder.is_dir():
+        for file in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "processor_config.json"]):
+            if file.is_file():
+                found[file.name] = file_sha256(file)
+    return found
