@@ -2,9 +2,9 @@
 
 A robot's actions are not spread evenly: expert policies saturate (much of the mass at exactly -1 and +1) and
 grippers use a handful of values. Equal-mass bins alone (VPDD §4.3) blur both. So `fit_action_bins` gives a bin of its
-own to each value that holds much of the mass (an *atom*, decoded exactly), to the smallest and to the largest value, and
-shares the other bins among the other values, equal mass to each, decoded as their mean. A value is encoded as the bin
-whose decoded value is nearest, so `encode(decode(i)) == i`.
+own to each value that holds much of the mass (an *atom*, decoded exactly), to the smallest and to the largest value,
+and shares the other bins among the other values, equal mass to each, decoded as their mean. A value is encoded as the
+bin whose decoded value is nearest, so `encode(decode(i)) == i`.
 """
 
 from collections.abc import Sequence

@@ -9,12 +9,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import AutoImageProcessor, PreTrainedTokenizerFast
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
 
 from ...errors import InputError
 from .action_bins import ActionBins, fit_action_bins
+from .configuration_vpdd import VPDDConfig
 from .image_processing_vpdd import VPDDImageProcessorPil
 
 
@@ -419,8 +420,8 @@ def train_tokenizer(sentences: Sequence[str], vocab_size: int = 512, max_length:
         max_length: `model_max_length` of the tokenizer, in tokens.
 
     Returns:
-        A tokenizer with ids 0 (pad), 1 (eos) and 2 (bos); pass `eos_token_id` and the others to `CLIPTextConfig`. Not 2
-        for eos: CLIP's text tower reads `eos_token_id == 2` as "an old checkpoint: the end token is the largest id".
+        A tokenizer with ids 0 (pad), 1 (eos) and 2 (bos); pass `eos_token_id` and the others to `CLIPTextConfig`. eos is
+        not 2: CLIP's text tower reads `eos_token_id == 2` as "an old checkpoint: the end token is the largest id".
     """
     sentences = list(sentences)
     if not sentences:
@@ -476,3 +477,11 @@ def _plain_lists(stats, name: str, required: Sequence[str]) -> dict | None:
         if len(plain[key]) != len(plain[required[0]]) or not np.isfinite(plain[key]).all():
             raise InputError(f"{name}[{key!r}]: expected {len(plain[required[0]])} finite numbers, got {plain[key]}.")
     return plain
+
+
+# `VPDDProcessor.from_pretrained` looks its image processor up in transformers' table; registered here, it is found however
+# this module came to be imported.
+AutoImageProcessor.register(VPDDConfig, image_processor_classes={"pil": VPDDImageProcessorPil}, exist_ok=True)
+
+
+__all__ = ["VPDDProcessor", "train_tokenizer"]

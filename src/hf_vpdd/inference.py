@@ -1,0 +1,143 @@
+"""From processed observations to actions in robot units: the one path that controller and pipelines share."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from .errors import InputError
+
+
+@dataclass
+class Plan:
+    """A batch of plans.
+
+    Args:
+        actions: float32 (B, chunk, A) in the robot's units, on the model's device.
+        video: uint8 (B, T, H, W, 3), the imagined future clip, cameras side by side; None unless asked for.
+    """
+
+    actions: torch.Tensor
+    video: torch.Tensor | None = None
+
+
+def check_pair(model, processor) -> None:
+    """Raises an `InputError` unless `processor` fits the policy `model` and has all statistics a policy needs."""
+    if not hasattr(model, "sample_actions"):
+        raise InputError(
+            f"model: {type(model).__name__} predicts no actions. Load a fine-tuned policy (VPDDForRobotPolicy), or "
+            "fine-tune this one on demonstrations first."
+        )
+    if processor is None:
+        raise InputError(
+            "processor: missing. Action bins and state statistics live there; pass "
+            "processor=AutoProcessor.from_pretrained(FOLDER) along with a model instance."
+        )
+    config = model.config
+    pairs = [
+        ("chunk_size", processor.chunk_size, config.chunk_size),
+        ("history_frames", processor.history_frames, config.history_frames),
+        ("number of cameras", len(processor.cameras), config.num_views),
+        ("image size", processor.image_size, config.vqvae_config.image_size),
+        ("action_objective", processor.action_objective, config.action_objective),
+    ]
+    if config.action_objective == "diffusion":
+        pairs.append(("num_action_bins", processor.num_action_bins, config.num_action_bins))
+    for name, ours, theirs in pairs:
+        if ours != theirs:
+            raise InputError(
+                f"processor and model disagree about the {name}: {ours} and {theirs}. They come from different runs; "
+                "load both from one folder."
+            )
+    text = config.text_config
+    if len(processor.tokenizer) > text.vocab_size or processor.max_instruction_length > text.max_position_embeddings:
+        raise InputError(
+            f"processor and model disagree about the instruction: {len(processor.tokenizer)} kinds of tokens, up to "
+            f"{processor.max_instruction_length} of them, for a text tower of {text.vocab_size} and "
+            f"{text.max_position_embeddings}. They come from different runs; load both from one folder."
+        )
+    processor.require_policy_statistics(config.state_dim)
+    if processor.action_dim != config.action_dim:
+        raise InputError(
+            f"processor and model disagree about the action dimensions: {processor.action_dim} and "
+            f"{config.action_dim}. They come from different runs; load both from one folder."
+        )
+
+
+def check_is_policy_checkpoint(model) -> None:
+    """Raises an `InputError` if the weights just loaded were saved by a class without action head.
+
+    `from_pretrained` would start such a head at random with no more than a printed report; that is right for
+    fine-tuning and dangerous for control.
+    """
+    saved_as = model.config.architectures or []
+    if saved_as and type(model).__name__ not in saved_as:
+        raise InputError(
+            f"{model.name_or_path}: holds a {saved_as[0]}, not a policy ({type(model).__name__}). Fine-tune it on "
+            "demonstrations first (training/finetune.py)."
+        )
+
+
+def plan(
+    model,
+    processor,
+    inputs,
+    num_inference_steps: int | None = None,
+    temperature: float | None = None,
+    video_temperature: float | None = None,
+    generator: torch.Generator | None = None,
+    return_video: bool = False,
+    scheduler=None,
+    callback_on_step_end: Callable | None = None,
+) -> Plan:
+    """One batched plan.
+
+    Args:
+        inputs: What the processor returned for a batch of observations.
+        num_inference_steps: Denoising steps; `None` here and below: the model's own default.
+        temperature, video_temperature: Of the action bins and of the video codes; 0 takes the likeliest.
+        generator: Of every random draw.
+        return_video: Decode the imagined future too.
+        scheduler: Replaces the model's own. callback_on_step_end: as in `sample_actions`.
+
+    Raises:
+        InputError: An argument out of its range, or a video is asked of a policy that predicts none.
+    """
+    if num_inference_steps is not None and not 1 <= num_inference_steps <= model.config.num_train_timesteps:
+        raise InputError(
+            f"num_inference_steps: must lie in 1..{model.config.num_train_timesteps}, got {num_inference_steps}."
+        )
+    for name, value in (("temperature", temperature), ("video_temperature", video_temperature)):
+        if value is not None and not value >= 0:
+            raise InputError(f"{name}: must be 0 (greedy) or more, got {value}.")
+    if return_video and model.config.action_objective == "regression":
+        raise InputError("return_video: this policy is behaviour cloning (regression); it imagines no future.")
+    options = {
+        "num_inference_steps": num_inference_steps,
+        "temperature": temperature,
+        "video_temperature": video_temperature,
+        "generator": generator,
+        "scheduler": scheduler,
+        "callback_on_step_end": callback_on_step_end,
+    }
+    names = ["pixel_values", "input_ids", "attention_mask"] + (["state"] if model.config.state_dim else [])
+    missing = [name for name in names if name not in inputs]
+    if missing:
+        what = {"input_ids": "instruction", "attention_mask": "instruction"}.get(missing[0], missing[0])
+        raise InputError(f"{what}: missing; this policy needs it in every observation.")
+    tensors = {}
+    for name in names:
+        tensor = inputs[name].to(model.device)
+        tensors[name] = tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+    output = model.sample_actions(**tensors, **{name: value for name, value in options.items() if value is not None})
+    actions = processor.post_process_actions(output.actions, model.config.action_objective)
+    video = None
+    if return_video:
+        frames = processor.post_process_video(model.model.decode_video(output.video_codes))
+        video = torch.cat(frames.unbind(1), dim=-2)  # (B,V,T,H,W,3) -> cameras side by side
+    return Plan(actions=actions, video=video)
+
+
+def make_generator(seed: int | None, device: torch.device) -> torch.Generator | None:
+    """A generator on the model's device, or None (torch's global one) without a seed."""
+    return None if seed is None else torch.Generator(device=device).manual_seed(seed)

@@ -1,0 +1,216 @@
+"""RobotPolicy: a loaded model as a controller. `reset()` at the start of episodes, `select_action(obs)` at every step.
+
+policy = RobotPolicy.from_pretrained("some-org/vpdd-metaworld")
+policy.reset()
+action = policy.select_action({"images": {"corner2": frame}, "state": state, "instruction": "press the button"})
+"""
+
+import os
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import AutoModel, AutoProcessor
+
+from .errors import InputError
+from .inference import check_is_policy_checkpoint, check_pair, make_generator, plan
+from .registration import DEFAULT_CHECKPOINT, register
+
+
+@dataclass
+class PolicyOutput:
+    """What `RobotPolicy.predict` returns.
+
+    Args:
+        actions: float32 (B, chunk, A) in the robot's units.
+        video: uint8 (B, T, H, W, 3), the future the model imagined (cameras side by side); None unless asked for.
+    """
+
+    actions: np.ndarray
+    video: np.ndarray | None = None
+
+
+class RobotPolicy:
+    """Controls one robot or many at once.
+
+    Every environment has its own image history and its own queue of planned actions. `select_action` plans anew only
+    for the environments whose queue is empty, all of them in one batched call of the model.
+
+    Args:
+        model: A policy, e.g. `VPDDForRobotPolicy`. It is switched to evaluation mode.
+        processor: Its processor.
+        execute: Steps of a plan to carry out before planning again. Default: the processor's, else the whole chunk.
+        num_inference_steps, temperature, video_temperature: Of the sampler; `None`: the model's defaults.
+        seed: Makes everything that follows reproducible. `None`: torch's global generator.
+    """
+
+    def __init__(
+        self,
+        model,
+        processor,
+        execute: int | None = None,
+        num_inference_steps: int | None = None,
+        temperature: float | None = None,
+        video_temperature: float | None = None,
+        seed: int | None = None,
+    ):
+        check_pair(model, processor)
+        self.model = model.eval()
+        self.processor = processor
+        chunk = model.config.chunk_size
+        execute = execute or processor.execute or chunk
+        if not 1 <= execute <= chunk:
+            raise InputError(f"execute: must lie in 1..{chunk} (the steps of a plan), got {execute}.")
+        self.execute = execute
+        self.sampling = {
+            "num_inference_steps": num_inference_steps,
+            "temperature": temperature,
+            "video_temperature": video_temperature,
+        }
+        self._seed = seed
+        self._generator = make_generator(seed, model.device)
+        self._queues: dict[int, deque] = {}
+        self._history: dict[int, deque] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike | None = None,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str = "auto",
+        hub_options: Mapping | None = None,
+        **kwargs,
+    ) -> "RobotPolicy":
+        """Loads weights and processor from one folder or Hub repository.
+
+        Args:
+            path: Folder or repository id. Default: the checkpoint that ships with the package.
+            device: Default: a GPU if there is one.
+            dtype: Of the weights; "auto" is the dtype they were saved in.
+            hub_options: `revision`, `token`, `cache_dir`, ... for the download.
+            kwargs: The other arguments of `RobotPolicy`.
+        """
+        path = str(DEFAULT_CHECKPOINT if path is None else path)
+        require_checkpoint(path)
+        register()  # the command line imports the package without registering anything
+        model = AutoModel.from_pretrained(path, dtype=dtype, **dict(hub_options or {}))
+        check_is_policy_checkpoint(model)
+        processor = AutoProcessor.from_pretrained(path, **dict(hub_options or {}))
+        if device is None:
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device), processor, **kwargs)
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+    def to(self, device: str | torch.device) -> "RobotPolicy":
+        """Moves the model; a seeded generator starts again from its seed on the new device."""
+        self.model.to(device)
+        self._generator = make_generator(self._seed, self.model.device)
+        return self
+
+    def seed(self, seed: int | None) -> None:
+        """From here on, the same observations give the same actions again."""
+        self._seed = seed
+        self._generator = make_generator(seed, self.model.device)
+
+    def reset(self, env_ids: int | Sequence[int] | None = None) -> None:
+        """Forgets history and planned actions of these environments; of all, if none are named."""
+        if env_ids is None:
+            self._queues.clear()
+            self._history.clear()
+            return
+        for env_id in [env_ids] if isinstance(env_ids, int) else env_ids:
+            self._queues.pop(env_id, None)
+            self._history.pop(env_id, None)
+
+    def select_action(self, observations, env_ids: Sequence[int] | None = None) -> np.ndarray:
+        """One action per environment. Call it at every environment step.
+
+        Args:
+            observations: One {"images": {camera: (H,W,3) uint8}, "state": (Ds,), "instruction": str}, or a list with
+                one per environment. Of an environment whose plan is not used up, only the images are read, and these
+                only if the model looks at more than one frame.
+            env_ids: Which environments these are (any distinct integers). Default: 0, 1, 2, ...
+
+        Returns:
+            float32 (A,) for one observation, (B, A) for a list, in the robot's units.
+        """
+        single = isinstance(observations, Mapping)
+        observations = [observations] if single else list(observations)
+        env_ids = list(range(len(observations))) if env_ids is None else list(env_ids)
+        if not observations or len(set(env_ids)) != len(observations) or len(env_ids) != len(observations):
+            raise InputError(
+                f"env_ids: expected one distinct id for each of {len(observations)} observations, got {env_ids}."
+            )
+        if self.processor.history_frames > 1:
+            for env_id, obs in zip(env_ids, observations):
+                self._remember(env_id, obs)
+        empty = [i for i, env_id in enumerate(env_ids) if not self._queues.get(env_id)]
+        if empty:
+            output = self.predict([self._with_history(env_ids[i], observations[i]) for i in empty])
+            for i, chunk in zip(empty, output.actions):
+                self._queues[env_ids[i]] = deque(chunk[: self.execute])
+        actions = np.stack([self._queues[env_id].popleft() for env_id in env_ids])
+        return actions[0] if single else actions
+
+    @torch.inference_mode()
+    def predict(self, observations, return_video: bool = False) -> PolicyOutput:
+        """Whole plans for a batch of observations, without touching history or queues.
+
+        Args:
+            observations: One observation or a list of them, as in `select_action`. With `history_frames` > 1 an image
+                entry may hold the history, oldest first, (T,H,W,3); what is missing is black.
+            return_video: Decode the imagined future too.
+        """
+        batch = [observations] if isinstance(observations, Mapping) else list(observations)
+        inputs = self.processor.process_observations(batch)
+        result = plan(
+            self.model, self.processor, inputs, generator=self._generator, return_video=return_video, **self.sampling
+        )
+        video = None if result.video is None else result.video.cpu().numpy()
+        return PolicyOutput(actions=result.actions.cpu().numpy(), video=video)
+
+    def _remember(self, env_id: int, obs: Mapping) -> None:
+        images = self._images(obs)
+        span = (self.processor.history_frames - 1) * self.processor.history_stride + 1
+        self._history.setdefault(env_id, deque(maxlen=span)).append(images)
+
+    def _with_history(self, env_id: int, obs: Mapping) -> Mapping:
+        """The observation with, per camera, the list of frames `history_stride` steps apart, oldest first."""
+        if self.processor.history_frames == 1:
+            return obs
+        newest_first = list(self._history[env_id])[:: -self.processor.history_stride]
+        moments = newest_first[::-1][-self.processor.history_frames :]
+        return {**obs, "images": {camera: [m[camera] for m in moments] for camera in moments[-1]}}
+
+    def _images(self, obs: Mapping) -> Mapping:
+        images = obs.get("images") if isinstance(obs, Mapping) else None
+        if images is not None and not isinstance(images, Mapping) and len(self.processor.cameras) == 1:
+            images = {self.processor.cameras[0]: images}
+        if not isinstance(images, Mapping) or any(camera not in images for camera in self.processor.cameras):
+            has = sorted(map(str, images)) if isinstance(images, Mapping) else type(images).__name__
+            raise InputError(
+                f"images: expected one frame for each of the cameras {self.processor.cameras}, got {has}."
+            )
+        return {camera: images[camera] for camera in self.processor.cameras}
+
+
+def require_checkpoint(path: str) -> None:
+    """Raises an `InputError` for a local path (not a repository id) without a saved policy in it."""
+    folder = os.path.isdir(path)
+    if folder and os.path.isfile(os.path.join(path, "config.json")):
+        return
+    if path == str(DEFAULT_CHECKPOINT):
+        raise InputError(
+            f"the checkpoint that ships with the package is missing ({path}). "
+            "Name a model: a folder or a Hub repository."
+        )
+    if folder or os.path.isabs(path) or path.startswith((".", "~")) or path.count("/") > 1:
+        reason = "has no config.json" if folder else "does not exist"
+        raise InputError(
+            f"model: the folder {path} {reason}. Give a folder written by save_policy or training/finetune.py."
+        )

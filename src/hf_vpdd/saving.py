@@ -1,0 +1,105 @@
+"""The layout of a saved policy, decided for good: one folder, everything at its root, weights once.
+
+    config.json  model.safetensors  processor_config.json  tokenizer.json  tokenizer_config.json
+    scheduler_config.json  model_index.json  README.md
+
+`AutoModel`, `AutoProcessor`, `pipeline("robot-policy")`, `RobotPolicy` and `VPDDPipeline` all load this folder:
+diffusers looks for a component at the root when there is no sub-folder of its name.
+"""
+
+import json
+import os
+import secrets
+import shutil
+from pathlib import Path
+
+from .errors import InputError
+from .version import __version__
+
+
+def save_policy(
+    directory: str | os.PathLike,
+    model,
+    processor,
+    card: str | None = None,
+    scheduler=None,
+    max_shard_size: str | int = "5GB",
+) -> Path:
+    """Writes model, processor, scheduler and pipeline index into one folder; whole or (if killed) not at all.
+
+    Args:
+        directory: Created if absent. In an existing folder the files of the same names and older weights are replaced,
+            others stay.
+        model: A `VPDDForRobotPolicy` (or `VPDDForVideoPrediction`, which gets no pipeline index).
+        processor: Its `VPDDProcessor`.
+        card: Text of README.md, with its YAML header. Default: a README that is there stays, else a minimal one.
+        scheduler: Default: the model's own.
+        max_shard_size: Weights larger than this are split.
+
+    Returns:
+        The folder.
+    """
+    directory = Path(directory)
+    if directory.exists() and not directory.is_dir():
+        raise InputError(f"directory: {directory} is a file; give a folder to save the policy in.")
+    if processor is None:
+        raise InputError("processor: missing. A policy is saved with its action bins and statistics.")
+    scheduler = model.scheduler if scheduler is None else scheduler
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    # A sibling, so that the renames stay on one disk; hidden, so that nobody takes a half-written one for a policy.
+    stage = directory.with_name(f".{directory.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        model.save_pretrained(stage, max_shard_size=max_shard_size)
+        processor.save_pretrained(stage)
+        scheduler.save_pretrained(stage)
+        if hasattr(model, "sample_actions"):
+            (stage / "model_index.json").write_text(
+                json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+            )
+        if card is not None or not (directory / "README.md").exists():
+            (stage / "README.md").write_text(minimal_card(model) if card is None else card, encoding="utf-8")
+        _move_into(stage, directory)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+    return directory
+
+
+def model_index(model, scheduler, processor) -> dict:
+    """diffusers' model_index.json: which class of which module each component is."""
+    import diffusers
+
+    components = {"model": model, "scheduler": scheduler, "processor": processor}
+    index: dict = {name: [type(part).__module__, type(part).__name__] for name, part in components.items()}
+    return {"_class_name": "VPDDPipeline", "_diffusers_version": diffusers.__version__, **index}
+
+
+def minimal_card(model) -> str:
+    """A README for a policy that has no card of its own yet."""
+    name = type(model).__name__
+    policy = hasattr(model, "sample_actions")
+    usage = f"model = {name}.from_pretrained(REPOSITORY)"
+    if policy:
+        usage = 'policy = pipeline("robot-policy", model=REPOSITORY)'
+    imports = "import hf_vpdd\nfrom transformers import pipeline" if policy else f"from hf_vpdd import {name}"
+    return (
+        "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n- robotics\n- video-pretraining\n"
+        f"- {model.config.model_type}\n---\n\n# {name}\n\nSaved with hf_vpdd {__version__}. No evaluation is recorded "
+        f"here.\n\n```python\n{imports}\n\n{usage}\n```\n"
+    )
+
+
+def _move_into(stage: Path, directory: Path) -> None:
+    """Moves the finished files to their place; config.json last, since without it nothing loads the folder."""
+    if not directory.exists():
+        os.replace(stage, directory)
+        return
+    files = sorted(stage.iterdir(), key=lambda path: (path.name == "config.json", path.name))
+    names = {path.name for path in files}
+    # The old config goes first: a run killed between here and the end leaves what nothing loads, not a mixture.
+    (directory / "config.json").unlink(missing_ok=True)
+    for old in directory.iterdir():
+        weights = old.name.startswith("model") and old.name.endswith((".safetensors", ".safetensors.index.json"))
+        if (weights or old.name == "model_index.json") and old.name not in names:
+            old.unlink()
+    for path in files:
+        os.replace(path, directory / path.name)
