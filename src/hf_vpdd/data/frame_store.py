@@ -32,7 +32,7 @@ _FORMAT = 1  # raise when the files of the cache or the pixels in them change
 
 
 class FrameRows:
-    """Rows of one or several memory-mapped arrays seen as one array (N, ...), read only; nothing is copied until asked.
+    """Rows of one or several memory-mapped arrays seen as one array (N, ...), read only, copied only when asked.
 
     Takes integers, integer arrays of any shape, slices and boolean masks as an index of the first axis and gives
     ordinary arrays; `np.asarray` gives all. Can be sent to other processes: they map the same files.
@@ -260,7 +260,8 @@ class FrameStore:
         return self.num_frames
 
     def __repr__(self) -> str:
-        return f"FrameStore({self.name!r}, camera={self.camera!r}, {self.num_episodes} episodes, {self.num_frames} frames)"
+        size = f"{self.num_episodes} episodes, {self.num_frames} frames"
+        return f"FrameStore({self.name!r}, camera={self.camera!r}, {size})"
 
     @cached_property
     def tasks(self) -> list[str]:
@@ -355,8 +356,9 @@ def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
             row = int(bad[0])
             episode = int(np.searchsorted(dataset.episodes.start, row, side="right")) - 1
             raise InputError(
-                f"{dataset.root}: {key} is NaN or infinite in {len(bad)} frames, first in episode {episode}, frame "
-                f"{row - dataset.episodes.start[episode]}: {value[row].tolist()}; remove the episode or record it again"
+                f"{dataset.root}: {key} is NaN or infinite in {len(bad)} frames, first in episode {episode}, "
+                f"frame {row - dataset.episodes.start[episode]}: {value[row].tolist()}; remove the episode or record "
+                "it again"
             )
         arrays[names[key]] = value
     return arrays
@@ -396,8 +398,9 @@ def _decode_into(path: Path, dataset: LeRobotDataset, key: str, size: int, progr
                 first = int(np.flatnonzero(missing)[0])
                 episode = int(np.searchsorted(table.start, target[first], side="right")) - 1
                 raise InputError(
-                    f"{video} lacks {int(missing.sum())} frames, first frame {target[first] - table.start[episode]} of "
-                    f"episode {episode}; the file is cut short: copy or record the dataset again"
+                    f"{video} lacks {int(missing.sum())} frames, the first is frame "
+                    f"{target[first] - table.start[episode]} of episode {episode}; the file is cut short: copy or "
+                    "record the dataset again"
                 )
     frames.flush()
 

@@ -1,11 +1,11 @@
 """Reads LeRobot datasets, format v3.0 and v2.x, from a local folder or the Hub, without LeRobot.
 
     dataset = LeRobotDataset("recordings/mt10")
-    episode = dataset.episode(3)                     # {"observation.state": (T, Ds), "action": (T, A), ..., "task": str}
-    frames = dataset.frames("corner2", 3)            # uint8 (T, H, W, 3)
+    episode = dataset.episode(3)             # {"observation.state": (T, Ds), "action": (T, A), ..., "task": str}
+    frames = dataset.frames("corner2", 3)    # uint8 (T, H, W, 3)
 
-The two formats differ in where things lie: v3.0 keeps many episodes in one file and tables in parquet, v2.x one file per
-episode and tables in JSON lines. Both are read into the same arrays here; nothing below `LeRobotDataset` knows which it was.
+The two formats differ in where things lie: v3.0 keeps many episodes in one file and tables in parquet, v2.x one file
+per episode and tables in JSON lines. Both become the same `EpisodeTable`; nothing that uses it knows which it was.
 """
 
 import hashlib
@@ -174,12 +174,14 @@ class LeRobotDataset:
         found, expected = output["episode_index"], np.repeat(np.arange(self.num_episodes), self.episodes.length)
         if len(found) != len(expected):
             raise InputError(
-                f"{self.root}: the data files hold {len(found)} rows, the episode table {len(expected)}; {RECORD_AGAIN}"
+                f"{self.root}: the data files hold {len(found)} rows, the episode table {len(expected)}; "
+                f"{RECORD_AGAIN}"
             )
         if (found != expected).any():
             row = int(np.flatnonzero(found != expected)[0])
             raise InputError(
-                f"{self.root}: row {row} of the data belongs to episode {found[row]}, the episode table says {expected[row]}"
+                f"{self.root}: row {row} of the data belongs to episode {found[row]}, the episode table says "
+                f"{expected[row]}"
             )
         return {name: output[name] for name in names}
 

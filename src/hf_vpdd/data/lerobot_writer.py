@@ -43,8 +43,8 @@ class LeRobotWriter:
     Args:
         root: The dataset's folder; must not hold a finished dataset.
         fps: Frames per second of every episode and video.
-        features: Names and more of features: `{"action": {"names": ["dx", ...]}}`. Shapes and dtypes are taken from the
-            first episode; a shape or dtype given here is held against it.
+        features: Names and more of features: `{"action": {"names": ["dx", ...]}}`. Shapes and dtypes are taken from
+            the first episode; a shape or dtype given here is held against it.
         robot_type: Free text for `info.json`.
         video_codec, crf, gop, pix_fmt: Of `encode_video`; used by `add_episode` and written to `info.json`.
         video_file_mb, data_file_mb: A new file is begun when the current one has reached this size.
@@ -287,7 +287,8 @@ class LeRobotWriter:
             for part in ("dtype", "shape"):
                 if list(feature[part]) != list(reference[key][part]):
                     raise InputError(
-                        f"episode {number}: {key} has {part} {feature[part]}, but this dataset has {reference[key][part]}"
+                        f"episode {number}: {key} has {part} {feature[part]}, but this dataset has "
+                        f"{reference[key][part]}"
                     )
 
     def _video_feature(self, key: str, path: str | os.PathLike) -> dict:

@@ -4,9 +4,9 @@ Per feature: min, max, mean, std (of the population), count, and the quantiles 0
 size D give arrays (D,), scalars (1,), images (3, 1, 1) in [0, 1] where count is the number of images looked at.
 
 Mean and variance are merged pairwise in float64 (Chan et al.), so offsets much larger than the spread do no harm.
-Quantiles are exact (linear interpolation, as numpy's default) up to `exact_rows` rows, afterwards read from a histogram
-of 8192 bins, good to 1/8192 of the range. LeRobot averages the quantiles of the episodes instead, which is
-not a quantile of the data when episodes differ; ours is.
+Quantiles are exact (linear interpolation, as numpy's default) up to `exact_rows` rows, afterwards read from a
+histogram of 8192 bins, good to about 1/4096 of the range. LeRobot averages the quantiles of the episodes instead,
+which is not a quantile of the data when episodes differ; ours is.
 """
 
 import numpy as np

@@ -1,8 +1,8 @@
 """Video codes of every frame, made once by a tokenizer and memory-mapped, so that training never decodes or encodes.
 
-The code of frame k stands for the clip of frames k-T+1 ... k of its episode, black images before the start (VPDD §4.1).
-The codes carry the fingerprints of the tokenizer and of the frames; codes of others are refused, since wrong codes look
-just like right ones.
+The code of frame k stands for the clip of frames k-T+1 ... k of its episode, black images before the start (VPDD
+§4.1). The codes carry the fingerprints of the tokenizer and of the frames; codes of others are refused, since wrong
+codes look just like right ones.
 """
 
 import hashlib
@@ -39,8 +39,8 @@ def tokenize(
         encode: uint8 (b, T, S, S, 3) -> integers (b, t, h, w), array or CPU tensor, each code in 0..65535.
         latent_shape: (t, h, w).
         fingerprint: Of the tokenizer (a hash of its weights and configuration); any string.
-        cache_dir: The folder that holds these codes and nothing else; by default one beside the frames' cache, named by
-            the fingerprints.
+        cache_dir: The folder that holds these codes and nothing else; by default one beside the frames' cache, named
+            by the fingerprints.
         clip_frames: T.
         batch_size: Clips encoded at a time.
         progress: Show a bar.

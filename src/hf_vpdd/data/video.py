@@ -1,7 +1,8 @@
 """Video files through PyAV: encode, decode, join without re-encoding.
 
-Frames are uint8 RGB arrays of shape (T, H, W, 3). Files written here have a constant frame rate, no B-frames (so packets
-come in the order they are shown, and frame t is packet t) and a key frame every `gop` frames (so seeking is cheap).
+Frames are uint8 RGB arrays of shape (T, H, W, 3). Files written here have a constant frame rate, no B-frames (so
+packets come in the order they are shown, and frame t is packet t) and a key frame every `gop` frames (so seeking is
+cheap).
 """
 
 import os
@@ -47,7 +48,8 @@ def encode_video(
         frames: uint8 RGB (T, H, W, 3), T >= 1. Height and width must be even unless `pix_fmt` is "yuv444p".
         fps: Frames per second.
         codec: "h264".
-        crf: Quality from 0 to 51, lower is better; 18 is hard to tell from the original, 0 loses only the RGB-YUV rounding.
+        crf: Quality from 0 to 51, lower is better; 18 is hard to tell from the original, 0 loses only the rounding
+            from RGB to YUV.
         gop: A key frame every so many frames.
         pix_fmt: "yuv420p" halves the resolution of colour and plays everywhere; "yuv444p" keeps it.
         preset: Of x264: how long the encoder searches.
@@ -80,7 +82,8 @@ def encode_video(
 def _check_frames(frames: np.ndarray, pix_fmt: str, where: str | os.PathLike) -> None:
     if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0:
         raise InputError(
-            f"frames for {where} are {frames.dtype} {frames.shape}; a video needs uint8 RGB frames (T, H, W, 3), T >= 1"
+            f"frames for {where} are {frames.dtype} {frames.shape}; a video needs uint8 RGB frames (T, H, W, 3), "
+            "T at least 1"
         )
     if pix_fmt not in ("yuv420p", "yuv444p"):
         raise InputError(f"pixel format {pix_fmt!r} is not supported for writing; use 'yuv420p' or 'yuv444p'")
@@ -280,7 +283,7 @@ class _OpenVideo:
     def read(self, first: int, count: int, fps: float) -> np.ndarray:
         # A short way forward is decoded through; a long one, or any way back, is a seek to the key frame before.
         if not self._next <= first <= self._next + 16:
-            # A quarter of a frame late: rounding must not land before the frame, or the seek goes one key frame too far back.
+            # A quarter of a frame late: rounding must not land before the frame, or the seek goes a key frame too far.
             offset = int((Fraction(first) + Fraction(1, 4)) / exact_rate(fps) / self.stream.time_base)
             self.container.seek(offset, stream=self.stream)
             self._frames = self.container.decode(self.stream)

@@ -28,7 +28,7 @@ class WindowDataset(Dataset):
 
     Args:
         store: Where frames, states and actions come from.
-        codes: uint16 (N, t, h, w) of `tokenize(store, ...)`, of this store or the one it is a subset of; None: no codes.
+        codes: uint16 (N, t, h, w) of `tokenize(store, ...)`, of this store or of the one it is a subset of; or None.
         with_actions: Give actions; the store must have them.
         with_pixels: Give pixels; False reads no frames at all.
         frame_indices: Which rows of the store are samples, (n,); all by default.
@@ -55,8 +55,8 @@ class WindowDataset(Dataset):
                 raise InputError(f"{name} is too small: {sizes | {'predict_ahead': predict_ahead}}")
         if with_actions and store.action is None:
             raise InputError(
-                f"{store.name} has no actions, so a policy cannot be trained on it; use a dataset recorded with actions "
-                "(`hf-vpdd record` without --no-actions), or use this one for video pre-training"
+                f"{store.name} has no actions, so a policy cannot be trained on it; use a dataset recorded with "
+                "actions (`hf-vpdd record` without --no-actions), or use this one for video pre-training"
             )
         if codes is not None:
             if store.rows is not None and len(codes) == store.rows_of:
