@@ -10,6 +10,19 @@ TRUNKS = ("perceiver", "fused")
 ACTION_HEADS = ("causal", "causal_multiview", "cross_attention")
 OBJECTIVES = ("diffusion", "regression")
 LOSSES = ("vb", "ce")
+VIDEO_INPUTS = ("forecast", "history")
+
+
+def official_text_config() -> CLIPTextConfig:
+    """The text tower of CLIP RN50 (spec §3.6): 1024-vector at the end-of-text token, not normalised."""
+    return CLIPTextConfig(
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+        projection_dim=1024,
+        hidden_act="quick_gelu",
+    )
 
 
 @strict
@@ -37,11 +50,23 @@ class VPDDConfig(PreTrainedConfig):
             `num_action_bins` classes. state_dim (`int`, defaults to 0): Size of the proprioceptive state; 0 = unused.
         hidden_size, trunk_layers, trunk_heads, trunk_head_dim, trunk_ff_size, num_latents, trunk_dropout: The trunk.
             `num_latents` is the Perceiver's, `trunk_position_rows` the length of its learned position table.
+        timestep_ff_size, history_ff_size (`int`): Inner widths of the perceptrons that embed t (Perceiver and causal heads)
+            and the history's codes (Perceiver).
         image_channels (`int`, defaults to 0): Width of the small CNN that feeds raw pixels of the newest frame to the
             `"fused"` trunk (0 = codes only).
         head_hidden_size, head_layers, head_heads, head_ff_size, head_dropout, head_position_rows: The action head.
         head_keypoints (`int`, defaults to 0): Spatial-softmax keypoints that the `"cross_attention"` head reads from the
             raw newest frame, conditioned on the instruction: precision below the token grid. 0 = none.
+        head_action_groups (`list[int]`, *optional*): Causal heads: how many consecutive action dimensions share an output
+            layer; one each by default, `[3, 3, 1]` (translation, rotation, gripper) on RLBench.
+        head_video_input (`str`, defaults to `"forecast"`): What the `"causal_multiview"` head sees of the video:
+            `"forecast"`, the trunk's states of all views (the paper), or `"history"`, codebook rows of the current clip
+            (the released code; released weights need it).
+        head_view_order (`list[int]`, *optional*): Views of which that head makes its video tokens, in channel order; all
+            of them by default. The released code has the wrist twice and no front view: `[3, 1, 2, 3]`.
+        head_image_size (`int`, defaults to 0): Pixels of the raw views that head reads. When set, `pixel_values` come at
+            this size and are resized for the tokenizer; 0 = the tokenizer's size.
+        head_image_channels, head_patch_size (`int`): Its convolutions over raw views.
         num_train_timesteps (`int`), alpha_bar_start, alpha_bar_end, replace_mass, truncation (`float`): The diffusion, see
             [`MaskAndReplaceScheduler`]. `truncation=None` samples from the whole distribution.
         loss_type (`str`, defaults to `"vb"`): `"vb"`: the variational bound with auxiliary term (official);
@@ -78,6 +103,8 @@ class VPDDConfig(PreTrainedConfig):
     num_latents: int = 2048
     trunk_position_rows: int = 4610
     trunk_dropout: float | int = 0.1
+    timestep_ff_size: int = 1024
+    history_ff_size: int = 512
     image_channels: int = 0
 
     head_hidden_size: int = 256
@@ -87,6 +114,12 @@ class VPDDConfig(PreTrainedConfig):
     head_dropout: float | int = 0.1
     head_position_rows: int = 994
     head_keypoints: int = 0
+    head_action_groups: list[int] | None = None
+    head_video_input: str = "forecast"
+    head_view_order: list[int] | None = None
+    head_image_size: int = 0
+    head_image_channels: int = 64
+    head_patch_size: int = 13
 
     num_train_timesteps: int = 100
     alpha_bar_start: float | int = 0.99999
@@ -106,6 +139,7 @@ class VPDDConfig(PreTrainedConfig):
             ("action_head", ACTION_HEADS),
             ("action_objective", OBJECTIVES),
             ("loss_type", LOSSES),
+            ("head_video_input", VIDEO_INPUTS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
@@ -116,6 +150,14 @@ class VPDDConfig(PreTrainedConfig):
             )
         if self.head_hidden_size % self.head_heads:
             raise ValueError(f"head_hidden_size {self.head_hidden_size} is not divisible by {self.head_heads} heads")
+        if self.head_action_groups is not None and sum(self.head_action_groups) != self.action_dim:
+            raise ValueError(
+                f"head_action_groups {self.head_action_groups} must add up to action_dim = {self.action_dim}"
+            )
+        if self.action_head == "causal" and self.state_dim:
+            raise ValueError(f'the "causal" head reads no robot state: state_dim must be 0, got {self.state_dim}')
+        if self.head_image_size and self.action_head != "causal_multiview":
+            raise ValueError('head_image_size is only for the "causal_multiview" head, which reads raw views')
         if not 0 <= self.full_mask_fraction <= 1:
             raise ValueError(f"full_mask_fraction must be in [0, 1], got {self.full_mask_fraction}")
         if self.vqvae_config is not None and self.vqvae_config.clip_frames != self.history_frames:
@@ -177,6 +219,36 @@ class VPDDConfig(PreTrainedConfig):
         }
         return cls(**{"vqvae_config": vqvae, "text_config": text, **sizes, **overrides})
 
+    @classmethod
+    def metaworld(cls, **overrides) -> "VPDDConfig":
+        """The official Meta-World network: 30.9 M tokenizer, 9.2 M trunk, 6.3 M action head, CLIP RN50's text tower.
+
+        The released command for fine-tuning leaves the number of bins at 256 (spec §4.3): `num_action_bins=256`.
+        """
+        return cls(**{"text_config": official_text_config(), **overrides})
+
+    @classmethod
+    def rlbench(cls, released: bool = False, **overrides) -> "VPDDConfig":
+        """The official RLBench network: four views (front, left shoulder, right shoulder, wrist), 7-D keyframe actions.
+
+        Args:
+            released: wire the action head as the released code does (it never sees the forecast), so that released
+                weights fit; else as the paper says.
+        """
+        wiring = {"head_video_input": "history", "head_view_order": [3, 1, 2, 3]} if released else {}
+        fields = {
+            "text_config": official_text_config(),
+            "action_head": "causal_multiview",
+            "num_views": 4,
+            "action_dim": 7,
+            "num_action_bins": 360,
+            "state_dim": 4,
+            "head_position_rows": 3358,
+            "head_action_groups": [3, 3, 1],
+            "head_image_size": 128,
+        }
+        return cls(**{**fields, **wiring, **overrides})
+
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """(t, h, w) of one clip's code grid."""
@@ -187,6 +259,11 @@ class VPDDConfig(PreTrainedConfig):
         """Codes of one view's clip."""
         time, height, width = self.latent_shape
         return time * height * width
+
+    @property
+    def pixel_size(self) -> int:
+        """Height and width of the frames in `pixel_values`."""
+        return self.head_image_size or self.vqvae_config.image_size
 
     @property
     def prompt_size(self) -> int:

@@ -72,9 +72,13 @@ def build_action_head(config: VPDDConfig) -> nn.Module:
     """The action denoiser named by `config.action_head`. Same interface: `encode_context`, then `forward`."""
     if config.action_head == "cross_attention":
         return CrossAttentionHead(config)
-    from .causal_head import CausalHead
+    if config.action_head == "causal":
+        from .causal_head import CausalHead
 
-    return CausalHead(config)
+        return CausalHead(config)
+    from .causal_multiview_head import CausalMultiviewHead
+
+    return CausalMultiviewHead(config)
 
 
 def build_scheduler(config: VPDDConfig) -> MaskAndReplaceScheduler:

@@ -1,0 +1,37 @@
+"""How the official networks embed the noise level and the instruction; trunk and action head own separate copies."""
+
+import torch
+from torch import nn
+
+
+class SinusoidalTimestep(nn.Module):
+    """Diffusion time t (N,), 0..T-1 -> (N, size): sines then cosines of the raw integer, then a perceptron (spec §3)."""
+
+    def __init__(self, size: int, ff_size: int):
+        super().__init__()
+        self.size = size
+        self.fc1 = nn.Linear(size, ff_size)
+        self.fc2 = nn.Linear(ff_size, size)
+        self.activation = nn.Mish()
+
+    def forward(self, timesteps: torch.Tensor) -> torch.Tensor:
+        half = self.size // 2
+        steps = torch.arange(half, device=timesteps.device, dtype=torch.float32)
+        frequencies = torch.exp(steps * (-9.210340371976184 / (half - 1)))  # 1 down to 1e-4, both included
+        angles = timesteps.float()[:, None] * frequencies
+        waves = torch.cat((angles.sin(), angles.cos()), dim=-1).to(self.fc1.weight.dtype)
+        return self.fc2(self.activation(self.fc1(waves)))
+
+
+class PromptEmbedding(nn.Module):
+    """Instruction vector (N, P) -> (N, size)."""
+
+    def __init__(self, prompt_size: int, size: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(prompt_size)
+        self.fc1 = nn.Linear(prompt_size, size)
+        self.fc2 = nn.Linear(size, size)
+        self.activation = nn.Mish()
+
+    def forward(self, prompt: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation(self.fc1(self.norm(prompt.to(self.fc1.weight.dtype)))))
