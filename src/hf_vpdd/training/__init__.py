@@ -1,0 +1,26 @@
+"""Training: recipes, the loop, and the three stages.
+
+    from hf_vpdd.training import load_recipe, run_vqvae, run_pretrain, run_finetune
+    run_vqvae(load_recipe("vqvae", "recipes/metaworld_tiny.yaml", {"steps": 200}))
+"""
+
+from importlib import import_module
+
+
+_HOME = {
+    "Recipe": "arguments",
+    "load_recipe": "arguments",
+    "parse_command_line": "arguments",
+    "run_finetune": "stages.finetune",
+    "run_pretrain": "stages.pretrain",
+    "run_vqvae": "stages.vqvae",
+    "train": "loop",
+}
+
+__all__ = sorted(_HOME)
+
+
+def __getattr__(name: str):
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

@@ -1,0 +1,583 @@
+"""Arguments of a training run: a recipe YAML, overrides on the command line, and checks that refuse what is not known.
+
+One YAML describes a whole experiment (see ``recipes/metaworld_tiny.yaml``)::
+
+    output_dir: outputs/metaworld_tiny     # stages write to <output_dir>/<stage>; each starts from the one before
+    data:     {root: data/metaworld, ...}  # DataArguments, shared by all stages
+    train:    {seed: 0, ...}               # TrainArguments, shared by all stages
+    model:    {...}                        # VPDDConfig fields of pretrain and finetune
+    vqvae:    {model: {...VPDDVQVAEConfig}, train: {...}, ...VQVAEArguments}
+    pretrain: {train: {...}, data: {...}, model: {...}, ...PretrainArguments}
+    finetune: {train: {...}, data: {...}, model: {...}, ...FinetuneArguments}
+
+Later wins: defaults < top-level sections < the stage's own section < overrides. An override is named by its field where
+that is unique (``--learning_rate 1e-4``) or by its path (``--train.learning_rate``, ``--model.hidden_size``).
+Configs of transformers keep unknown keyword arguments without a word, so the keys of ``model`` are held against the
+config's own fields here.
+"""
+
+import argparse
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from ..errors import InputError
+
+
+STAGES = ("vqvae", "pretrain", "finetune")
+PREVIOUS_STAGE = {"vqvae": None, "pretrain": "vqvae", "finetune": "pretrain"}
+SCRIPTS = {"vqvae": "training/train_vqvae.py", "pretrain": "training/pretrain.py", "finetune": "training/finetune.py"}
+
+
+def _arg(default: Any, text: str) -> Any:
+    """A dataclass field with its help line (units and range included)."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass
+class DataArguments:
+    """Which recordings, and which of their episodes."""
+
+    root: list[str] = _arg([], "LeRobot dataset folder(s); several are concatenated (comma-separated on the command line)")
+    camera: str = _arg("corner2", "camera whose video is used")
+    image_size: int = _arg(64, "side of the square images, pixels; frames are resized once, when the store is built")
+    tasks: list[str] | None = _arg(None, "only these instructions or task names of the dataset (default: all)")
+    episodes_per_task: int | None = _arg(None, "k: episodes of each task to train on (default: all that are not held out)")
+    demo_draw: int = _arg(0, "which k: draw d takes episodes d*k .. (d+1)*k-1 of each task")
+    val_episodes_per_task: int = _arg(5, "last episodes of each task, held out of training in every stage")
+    history_stride: int = _arg(1, "frames between two history frames of the model")
+    frame_stride: int = _arg(1, "train on windows that start at every n-th frame")
+    cache_dir: str | None = _arg(None, "folder of decoded frames and tokens (default: beside the dataset)")
+
+    def check(self) -> None:
+        if not self.root:
+            raise InputError("data.root is empty: name the folder of a LeRobot dataset, e.g. --root data/metaworld "
+                             "(make one with `hf-vpdd record --out data/metaworld`)")  # fmt: skip
+        _check_min(self, "data", image_size=8, demo_draw=0, val_episodes_per_task=0, history_stride=1, frame_stride=1)
+        if self.episodes_per_task is not None:
+            _check_min(self, "data", episodes_per_task=1)
+        elif self.demo_draw:
+            raise InputError("data.demo_draw needs data.episodes_per_task (draw d takes episodes d*k .. (d+1)*k-1)")
+
+
+@dataclass
+class TrainArguments:
+    """Optimisation, precision, saving and logging."""
+
+    steps: int = _arg(1000, "optimiser steps")
+    batch_size: int = _arg(32, "samples per process and micro-batch")
+    gradient_accumulation_steps: int = _arg(1, "micro-batches per optimiser step")
+    learning_rate: float = _arg(1e-3, "peak learning rate")
+    schedule: Literal["onecycle", "cosine", "constant", "wsd"] = _arg("onecycle", "learning-rate schedule")
+    warmup: float = _arg(0.05, "warm-up: a fraction of the steps if below 1, else a number of steps")
+    decay: float = _arg(0.2, "wsd only: length of the final decay, a fraction of the steps if below 1, else steps")
+    final_learning_rate_ratio: float = _arg(0.0, "learning rate at the last step / peak (not for constant), 0..1")
+    weight_decay: float = _arg(0.05, "AdamW weight decay; never on norms, biases and embeddings")
+    betas: tuple[float, float] = _arg((0.9, 0.95), "AdamW betas")
+    eps: float = _arg(1e-8, "AdamW epsilon")
+    clip: float = _arg(1.0, "largest gradient norm (0 = no clipping)")
+    ema_decay: float = _arg(0.0, "exponential moving average of the weights per step; its weights are what is saved (0 = off)")
+    mixed_precision: Literal["no", "bf16"] = _arg("no", "autocast precision; bf16 works on CPU too")
+    channels_last: bool = _arg(True, "keep 2-D convolution weights channels-last (bf16 on CPU is slow without)")
+    gradient_checkpointing: bool = _arg(False, "recompute activations in the backward pass: less memory, more time")
+    compile: bool = _arg(False, "torch.compile the model")
+    seed: int = _arg(0, "seed of initialisation, batches and noise")
+    num_threads: int = _arg(1, "CPU threads of torch per process (0 = torch's default); 1 is fastest on shared cores")
+    save_every: int = _arg(500, "steps between checkpoints (0 = none; the final model is always saved)")
+    keep_last: int = _arg(2, "checkpoints kept")
+    log_every: int = _arg(20, "steps between log lines")
+    eval_every: int = _arg(500, "steps between evaluations on held-out episodes (0 = only at the end)")
+    eval_samples: int = _arg(256, "held-out samples per evaluation")
+    max_nonfinite: int = _arg(20, "stop after this many skipped steps in a row (loss or gradient not finite)")
+    tracker: Literal["tensorboard", "none"] = _arg("tensorboard", "where curves and pictures go besides metrics.jsonl")
+    progress: bool = _arg(True, "show a progress bar")
+
+    def check(self) -> None:
+        _check_min(
+            self, "train", steps=1, batch_size=1, gradient_accumulation_steps=1, warmup=0, weight_decay=0, clip=0,
+            num_threads=0, save_every=0, keep_last=1, log_every=1, eval_every=0, eval_samples=1, max_nonfinite=1, seed=0,
+        )  # fmt: skip
+        if self.learning_rate <= 0:
+            raise InputError(f"train.learning_rate must be above 0, got {self.learning_rate}")
+        if not 0 <= self.ema_decay < 1:
+            raise InputError(f"train.ema_decay must lie in [0, 1), got {self.ema_decay}")
+        if not 0 <= self.final_learning_rate_ratio <= 1:
+            raise InputError(f"train.final_learning_rate_ratio must lie in [0, 1], got {self.final_learning_rate_ratio}")
+        if any(not 0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"train.betas must lie in [0, 1), got {self.betas}")
+        if self.warmup > self.steps:
+            raise InputError(f"train.warmup ({self.warmup:g} steps) is longer than train.steps ({self.steps})")
+
+
+@dataclass
+class VQVAEArguments:
+    """Options of training/train_vqvae.py."""
+
+    pixel_weighting: Literal["variance", "deviation", "none"] = _arg(
+        "variance",
+        "which pixels count more: variance = those that change within their episode; deviation = those that differ from "
+        "the mean picture of their task (also small things that stand still)",
+    )
+    pixel_weight_strength: float = _arg(1.0, "extra weight of a pixel of average variance or deviation (0 = none)")
+    pixel_weight_cap: float = _arg(20.0, "largest variance or deviation counted, in multiples of the mean")
+    color_jitter: float = _arg(0.0, "random brightness, contrast and colour of the training images, relative strength 0..1")
+    picture_samples: int = _arg(8, "frames in the picture of reconstructions")
+
+    def check(self) -> None:
+        _check_min(self, "vqvae", pixel_weight_strength=0, pixel_weight_cap=1, color_jitter=0, picture_samples=1)
+
+
+@dataclass
+class PretrainArguments:
+    """Options of training/pretrain.py."""
+
+    paraphrase_prob: float = _arg(0.0, "share of samples whose instruction is replaced by a training paraphrase, 0..1")
+    color_jitter: float = _arg(0.0, "random brightness, contrast and colour of the pixels the model sees, strength 0..1")
+    vocab_size: int = _arg(512, "largest vocabulary of the instruction tokenizer trained here")
+    max_instruction_length: int = _arg(24, "longest instruction, tokens")
+    picture_samples: int = _arg(8, "rows in the picture of predictions")
+
+    def check(self) -> None:
+        _check_fraction(self, "pretrain", "paraphrase_prob")
+        _check_min(self, "pretrain", color_jitter=0, vocab_size=260, max_instruction_length=2, picture_samples=1)
+
+
+@dataclass
+class FinetuneArguments:
+    """Options of training/finetune.py. The comparison arms are combinations of from_scratch, objective and trunk lr."""
+
+    from_scratch: bool = _arg(False, "same network and VQ-VAE as init_from, but the video trunk starts random")
+    objective: Literal["diffusion", "regression"] | None = _arg(
+        None, "diffusion of action tokens, or behaviour cloning by regression (default: the model's action_objective)"
+    )
+    trunk_lr_multiplier: float = _arg(1.0, "learning rate of the video trunk / learning_rate; 0 freezes it")
+    video_loss_weight: float | None = _arg(
+        None, "weight of the video loss beside the action loss (default: 0.3; 0 if the trunk is frozen or for regression)"
+    )
+    state_noise: float = _arg(0.0, "standard deviation of noise on the robot state, normalised units")
+    paraphrase_prob: float = _arg(0.0, "share of samples whose instruction is replaced by a training paraphrase, 0..1")
+    color_jitter: float = _arg(0.0, "random brightness, contrast and colour of the pixels the model sees, strength 0..1")
+    execute: int | None = _arg(None, "steps of each predicted chunk the policy runs (default: the whole chunk)")
+    lora: bool = _arg(False, "train low-rank adapters on the trunk (and the whole action head) instead of all weights")
+    lora_r: int = _arg(8, "rank of the adapters")
+    lora_alpha: int = _arg(16, "scale of the adapters (effective scale alpha / r)")
+    lora_dropout: float = _arg(0.0, "dropout before the adapters, 0..1")
+    lora_target_modules: str | None = _arg(
+        None, "regular expression over module names (default: the model's own choice, else all linear layers of the trunk)"
+    )
+    lora_modules_to_save: list[str] = _arg(["action_head"], "modules trained whole and saved with the adapters")
+
+    def check(self) -> None:
+        _check_min(self, "finetune", trunk_lr_multiplier=0, state_noise=0, color_jitter=0, lora_r=1, lora_alpha=1)
+        _check_fraction(self, "finetune", "paraphrase_prob")
+        _check_fraction(self, "finetune", "lora_dropout")
+        if self.video_loss_weight is not None:
+            _check_min(self, "finetune", video_loss_weight=0)
+        if self.execute is not None:
+            _check_min(self, "finetune", execute=1)
+        frozen = self.trunk_lr_multiplier == 0
+        if frozen and self.from_scratch:
+            raise InputError("from_scratch with trunk_lr_multiplier 0 would freeze a random trunk: set one of them only")
+        if frozen and self.video_loss_weight:
+            raise InputError("video_loss_weight needs a trunk that trains, but trunk_lr_multiplier 0 freezes it: "
+                             "drop video_loss_weight or raise trunk_lr_multiplier")  # fmt: skip
+        if self.lora and self.from_scratch:
+            raise InputError("lora adapts a pre-trained trunk; from_scratch makes it random: set one of them only")
+        if self.lora and frozen:
+            raise InputError("lora trains adapters on the trunk, but trunk_lr_multiplier 0 freezes it: set one of them only")
+
+    @property
+    def resolved_video_loss_weight(self) -> float:
+        if self.video_loss_weight is not None:
+            return self.video_loss_weight
+        return 0.0 if self.trunk_lr_multiplier == 0 or self.objective == "regression" else 0.3
+
+
+STAGE_ARGUMENTS = {"vqvae": VQVAEArguments, "pretrain": PretrainArguments, "finetune": FinetuneArguments}
+
+
+@dataclass
+class Recipe:
+    """Everything one stage needs, resolved and checked. `load_recipe` makes it."""
+
+    stage: str
+    output_dir: str
+    init_from: str | None
+    resume: str
+    data: DataArguments
+    train: TrainArguments
+    options: Any  # VQVAEArguments | PretrainArguments | FinetuneArguments
+    model: dict[str, Any] = field(default_factory=dict)  # fields of the stage's config that differ from its defaults
+
+    def check(self) -> None:
+        self.data.check()
+        self.train.check()
+        self.options.check()
+        if self.resume not in ("auto", "no") and not Path(self.resume).is_dir():
+            raise InputError(f"resume must be auto, no or a checkpoint folder; {self.resume!r} is no folder")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data in the layout of a recipe YAML: it can be given to --config again."""
+        stage = {
+            "output_dir": self.output_dir, "init_from": self.init_from, "model": self.model,
+            "train": _plain(self.train), **_plain(self.options),
+        }  # fmt: skip
+        return {"data": _plain(self.data), self.stage: stage}
+
+    def flat(self) -> dict[str, int | float | str | bool]:
+        """`section.key -> scalar`, for trackers."""
+        sections = {"data": _plain(self.data), "train": _plain(self.train), self.stage: _plain(self.options)}
+        sections["model"] = self.model
+        flat = {f"{name}.{key}": value for name, section in sections.items() for key, value in section.items()}
+        return {k: v if isinstance(v, (int, float, str, bool)) else str(v) for k, v in flat.items()}
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+def config_class(stage: str) -> type:
+    """The config whose fields the `model` section of `stage` may set."""
+    if stage == "vqvae":
+        from ..modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
+
+        return VPDDVQVAEConfig
+    from ..modeling.vpdd.configuration_vpdd import VPDDConfig
+
+    return VPDDConfig
+
+
+def config_fields(cls: type) -> dict[str, dataclasses.Field]:
+    """The config's own fields, without those every transformers config has."""
+    from transformers import PreTrainedConfig
+
+    common = {f.name for f in dataclasses.fields(PreTrainedConfig)}
+    return {f.name: f for f in dataclasses.fields(cls) if f.name not in common}
+
+
+def load_recipe(
+    stage: str, config: str | Path | dict | None = None, overrides: dict[str, Any] | None = None, **more: Any
+) -> Recipe:
+    """Read, merge and check the recipe of one stage.
+
+    Args:
+        stage: vqvae, pretrain or finetune.
+        config: a recipe YAML (or the same as a dict); None for defaults only.
+        overrides: `{"learning_rate": 1e-4, "model.hidden_size": 64, "output_dir": ...}`, as on the command line.
+        more: further overrides, as keyword arguments.
+
+    Raises:
+        InputError: an unknown key (with the nearest known one), a value of the wrong type, contradictory options.
+    """
+    if stage not in STAGES:
+        raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
+    content, source = _read_config(config)
+    known = {"output_dir", "init_from", "resume", "data", "train", "model", *STAGES}
+    _refuse_unknown(content, known, source, "")
+    own = _section(content, stage, source)
+    option_class = STAGE_ARGUMENTS[stage]
+    nested = {"output_dir", "init_from", "resume", "data", "train", "model"}
+    _refuse_unknown(own, nested | _field_names(option_class), source, stage)
+    for other in STAGES:  # a typo in another stage's section is found now, not an hour later
+        section = _section(content, other, source)
+        _refuse_unknown(section, nested | _field_names(STAGE_ARGUMENTS[other]), source, other)
+        for name, cls in (("data", DataArguments), ("train", TrainArguments)):
+            _refuse_unknown(_section(section, name, source), _field_names(cls), source, f"{other}.{name}")
+
+    values: dict[str, dict[str, Any]] = {"data": {}, "train": {}, stage: {}, "model": {}}
+    for scope in (content, own):
+        for name in ("data", "train"):
+            values[name].update(_section(scope, name, source))
+    # The top-level `model` describes the VPDD network; the VQ-VAE has its own under `vqvae`.
+    for scope in (own,) if stage == "vqvae" else (content, own):
+        _deep_update(values["model"], _section(scope, "model", source))
+    values[stage].update({k: v for k, v in own.items() if k not in nested})
+
+    root = content.get("output_dir")
+    general = {
+        "output_dir": own.get("output_dir") or (str(Path(root) / stage) if root else None),
+        "init_from": own.get("init_from") or content.get("init_from"),
+        "resume": own.get("resume", content.get("resume", "auto")),
+    }
+    for key, value in {**(overrides or {}), **more}.items():
+        _apply_override(stage, values, general, key, value)
+
+    previous = PREVIOUS_STAGE[stage]
+    if general["init_from"] is None and previous and root:
+        earlier = _section(content, previous, source).get("output_dir")
+        general["init_from"] = earlier or str(Path(root) / previous)
+    if not general["output_dir"]:
+        raise InputError(f"no output folder: set output_dir in {source} or give --output_dir")
+    recipe = Recipe(
+        stage=stage,
+        output_dir=str(general["output_dir"]),
+        init_from=None if general["init_from"] is None else str(general["init_from"]),
+        resume=_resume_value(general["resume"]),
+        data=_build(DataArguments, values["data"], source, "data"),
+        train=_build(TrainArguments, values["train"], source, "train"),
+        options=_build(option_class, values[stage], source, stage),
+        model=_check_model_section(stage, values["model"], source),
+    )
+    recipe.check()
+    return recipe
+
+
+def parse_command_line(stage: str, argv: list[str] | None = None, description: str | None = None) -> Recipe:
+    """The recipe of a training script: `--config recipe.yaml` plus `--key value` overrides."""
+    parser = build_parser(stage, description)
+    namespace, unknown = parser.parse_known_args(argv)
+    if unknown:
+        options = [name for action in parser._actions for name in action.option_strings]
+        flag = unknown[0].split("=")[0]
+        raise InputError(f"unknown argument {unknown[0]!r}{_nearest(flag, options)} (see --help)")
+    given = {key: value for key, value in vars(namespace).items() if value is not None}
+    return load_recipe(stage, given.pop("config", None), given)
+
+
+def build_parser(stage: str, description: str | None = None) -> argparse.ArgumentParser:
+    """An argparse parser with one group of options per section; every option defaults to None, i.e. to the recipe."""
+    parser = argparse.ArgumentParser(
+        prog=SCRIPTS[stage], description=description, allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    group = parser.add_argument_group("run")
+    group.add_argument("--config", help="recipe YAML; everything below overrides it")
+    group.add_argument("--output_dir", help="folder of this stage's model, checkpoints and logs")
+    if PREVIOUS_STAGE[stage]:
+        group.add_argument("--init_from", help=f"output folder of the {PREVIOUS_STAGE[stage]} stage")
+    group.add_argument("--resume", help="auto: go on from the newest valid checkpoint in output_dir; no: start again; "
+                                        "or a checkpoint folder (default: auto)")  # fmt: skip
+    for section, cls in (("data", DataArguments), ("train", TrainArguments), (stage, STAGE_ARGUMENTS[stage])):
+        group = parser.add_argument_group(f"{section}: {cls.__doc__.splitlines()[0]}")
+        hints = typing.get_type_hints(cls)
+        for f in dataclasses.fields(cls):
+            default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+            shown = "" if default is None or default == [] else f" [default: {_show(default)}]"
+            choices = _choices(hints[f.name])
+            text = f"{f.metadata['help']}{': ' + ' | '.join(choices) if choices else ''}{shown}".replace("%", "%%")
+            names = (f"--{f.name}", f"--{section}.{f.name}")
+            if hints[f.name] is bool:
+                group.add_argument(*names, dest=f"{section}.{f.name}", nargs="?", const="true", metavar="BOOL", help=text)
+            else:
+                group.add_argument(*names, dest=f"{section}.{f.name}", metavar=_metavar(hints[f.name]), help=text)
+    cls = config_class(stage)
+    group = parser.add_argument_group(f"model: fields of {cls.__name__} (a field of a sub-config: --model.text_config, as YAML)")
+    for f in config_fields(cls).values():
+        default = None if f.default is dataclasses.MISSING else f.default
+        group.add_argument(f"--model.{f.name}", dest=f"model.{f.name}", metavar="VALUE", help=f"[default: {default}]".replace("%", "%%"))
+    return parser
+
+
+# ---------------------------------------------------------------------------------------------------------- helpers
+
+
+def _read_config(config: str | Path | dict | None) -> tuple[dict, str]:
+    if config is None:
+        return {}, "the command line"
+    if isinstance(config, dict):
+        return config, "the recipe"
+    path = Path(config)
+    if not path.is_file():
+        raise InputError(f"recipe {path} does not exist (recipes of this package stand in recipes/)")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise InputError(f"recipe {path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"recipe {path} must be a mapping of sections, got a {type(content).__name__}")
+    return content, str(path)
+
+
+def _section(scope: dict, name: str, source: str) -> dict:
+    section = scope.get(name) or {}
+    if not isinstance(section, dict):
+        raise InputError(f"section {name!r} of {source} must be a mapping, got {section!r}")
+    return section
+
+
+def _deep_update(target: dict, source: dict) -> None:
+    for key, value in source.items():
+        if isinstance(value, dict) and isinstance(target.get(key), dict):
+            target[key] = dict(target[key])
+            _deep_update(target[key], value)
+        else:
+            target[key] = value
+
+
+def _field_names(cls: type) -> set[str]:
+    return {f.name for f in dataclasses.fields(cls)}
+
+
+def _nearest(name: str, known) -> str:
+    matches = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _refuse_unknown(section: dict, known, source: str, where: str) -> None:
+    for key in section:
+        if key not in known:
+            place = f"section {where!r} of {source}" if where else source
+            raise InputError(f"unknown key {key!r} in {place}{_nearest(str(key), known)}")
+
+
+def _apply_override(stage: str, values: dict, general: dict, key: str, value: Any) -> None:
+    if key in general:
+        general[key] = value
+        return
+    sections = {"data": DataArguments, "train": TrainArguments, stage: STAGE_ARGUMENTS[stage]}
+    head, _, rest = key.partition(".")
+    if rest and head in sections:
+        values[head][rest] = value  # unknown names are refused by _build
+        return
+    if rest and head == "model":
+        target = values["model"]
+        *parents, leaf = rest.split(".")
+        for parent in parents:
+            target[parent] = dict(target.get(parent) or {})
+            target = target[parent]
+        target[leaf] = yaml.safe_load(value) if isinstance(value, str) else value
+        return
+    owners = [name for name, cls in sections.items() if key in _field_names(cls)]
+    if len(owners) != 1:
+        known = {n for cls in sections.values() for n in _field_names(cls)} | set(general)
+        if len(owners) > 1:
+            raise InputError(f"{key!r} is ambiguous: write {' or '.join(f'{o}.{key}' for o in owners)}")
+        raise InputError(f"unknown argument {key!r} for {stage}{_nearest(key, known)}")
+    values[owners[0]][key] = value
+
+
+def _resume_value(value: Any) -> str:
+    if isinstance(value, bool):  # YAML reads a bare `no` as False
+        return "auto" if value else "no"
+    return str(value)
+
+
+def _build(cls: type, values: dict, source: str, where: str) -> Any:
+    _refuse_unknown(values, _field_names(cls), source, where)
+    hints = typing.get_type_hints(cls)
+    return cls(**{key: coerce(value, hints[key], f"{where}.{key}") for key, value in values.items()})
+
+
+def coerce(value: Any, kind: Any, where: str) -> Any:
+    """`value` (from YAML or a command line) as `kind`, or an InputError naming `where`."""
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
+            return None
+        return coerce(value, next(k for k in inner if k is not type(None)), where)
+    if origin is Literal:
+        if kind is not None and isinstance(value, bool) and "no" in inner:  # YAML: `mixed_precision: no`
+            value = "no" if not value else value
+        if value not in inner:
+            raise InputError(f"{where} must be one of {', '.join(map(str, inner))}; got {value!r}")
+        return value
+    if origin is list:
+        items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)):
+            raise InputError(f"{where} must be a list, got {value!r}")
+        return [coerce(v, inner[0], where) for v in items]
+    if origin is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, (list, tuple)) or len(items) != len(inner):
+            raise InputError(f"{where} must be {len(inner)} values, got {value!r}")
+        return tuple(coerce(v, k, where) for v, k in zip(items, inner, strict=True))
+    if kind is bool:
+        text = str(value).lower()
+        if text in ("true", "yes", "on", "1"):
+            return True
+        if text in ("false", "no", "off", "0"):
+            return False
+        raise InputError(f"{where} must be true or false, got {value!r}")
+    if kind in (int, float):
+        try:
+            number = float(value) if not isinstance(value, bool) else math.nan
+        except (TypeError, ValueError):
+            number = math.nan
+        if not math.isfinite(number) or (kind is int and number != int(number)):
+            raise InputError(f"{where} must be {'a whole number' if kind is int else 'a number'}, got {value!r}")
+        return int(number) if kind is int else number
+    if kind is str:
+        if not isinstance(value, (str, int, float, Path)) or isinstance(value, bool):
+            raise InputError(f"{where} must be text, got {value!r}")
+        return str(value)
+    return value
+
+
+def _check_model_section(stage: str, section: dict, source: str) -> dict[str, Any]:
+    """Keys must be fields of the stage's config, in sub-configs too; text that is a number (YAML's 1e-6) becomes one."""
+    if not section:
+        return {}
+    cls = config_class(stage)
+    fields = config_fields(cls)
+    _refuse_unknown(section, fields, source, f"{stage}.model ({cls.__name__})" if stage == "vqvae" else f"model ({cls.__name__})")
+    if "vqvae_config" in section:
+        raise InputError("model.vqvae_config comes from the trained VQ-VAE (init_from); set it under vqvae.model instead")
+    for name, sub_class in getattr(cls, "sub_configs_defaults", {}).items():
+        if isinstance(section.get(name), dict) and dataclasses.is_dataclass(sub_class):
+            _refuse_unknown(section[name], _field_names(sub_class), source, f"model.{name} ({sub_class.__name__})")
+    return {key: _number_text(value) for key, value in section.items()}
+
+
+def _number_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _number_text(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_number_text(v) for v in value]
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def build_config(stage: str, section: dict, **fixed: Any) -> Any:
+    """The stage's config object from a checked `model` section."""
+    cls = config_class(stage)
+    try:
+        return cls(**{**section, **fixed})
+    except Exception as error:  # huggingface_hub's strict dataclass errors share no public base class
+        raise InputError(f"the model section does not make a valid {cls.__name__}: {error}") from error
+
+
+def _plain(arguments: Any) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(arguments).items()}
+
+
+def _check_min(arguments: Any, where: str, **least: float) -> None:
+    for name, bound in least.items():
+        if getattr(arguments, name) < bound:
+            raise InputError(f"{where}.{name} must be at least {bound}, got {getattr(arguments, name)}")
+
+
+def _check_fraction(arguments: Any, where: str, name: str) -> None:
+    if not 0 <= getattr(arguments, name) <= 1:
+        raise InputError(f"{where}.{name} must lie in [0, 1], got {getattr(arguments, name)}")
+
+
+def _choices(kind: Any) -> list[str]:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    return [str(v) for v in typing.get_args(kind)] if typing.get_origin(kind) is Literal else []
+
+
+def _metavar(kind: Any) -> str:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        kind = next(k for k in typing.get_args(kind) if k is not type(None))
+    if kind is int:
+        return "N"
+    if kind is float:
+        return "X"
+    return {list: "A,B", tuple: "A,B", Literal: "NAME"}.get(typing.get_origin(kind), "TEXT")
+
+
+def _show(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).lower() if isinstance(value, bool) else str(value)

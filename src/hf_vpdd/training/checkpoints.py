@@ -1,0 +1,152 @@
+"""Checkpoints that are whole or absent.
+
+`<output_dir>/checkpoint-000500/` holds ``state.pt`` (weights, average, optimiser, counters: all that resuming needs),
+``model/`` (loadable with from_pretrained), the run's files, and ``checkpoint.json`` with the size and hash of each file.
+The folder is written under a hidden name, flushed, and renamed; a folder whose files do not match its ``checkpoint.json``
+is not used, and the one before it is.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import InputError
+from ..files import atomic_path, file_sha256
+
+
+FORMAT_VERSION = 1
+_NAME = re.compile(r"^checkpoint-(\d{6,})$")
+
+
+def checkpoint_name(step: int) -> str:
+    return f"checkpoint-{step:06d}"
+
+
+def list_checkpoints(output_dir: str | Path) -> list[Path]:
+    """Checkpoint folders, newest first, valid or not."""
+    folder = Path(output_dir)
+    if not folder.is_dir():
+        return []
+    found = [p for p in folder.iterdir() if p.is_dir() and _NAME.match(p.name)]
+    return sorted(found, key=lambda p: int(_NAME.match(p.name)[1]), reverse=True)
+
+
+def save_checkpoint(
+    output_dir: str | Path,
+    step: int,
+    state: dict[str, Any],
+    identity: dict[str, Any],
+    write_extra: Callable[[Path], None] | None = None,
+    keep_last: int = 2,
+) -> Path:
+    """Write `checkpoint-<step>` and prune to the newest `keep_last`.
+
+    Args:
+        state: tensors and plain data, for `torch.save`.
+        identity: what makes a run the same run (stage, seed, dataset, ...); compared on resume.
+        write_extra: is given the folder to add more files (the loadable model).
+    """
+    final = Path(output_dir) / checkpoint_name(step)
+    with atomic_path(final) as temporary:
+        temporary.mkdir(parents=True)
+        torch.save(state, temporary / "state.pt")
+        if write_extra is not None:
+            write_extra(temporary)
+        files = {
+            str(p.relative_to(temporary)): {"bytes": p.stat().st_size, "sha256": file_sha256(p)}
+            for p in sorted(temporary.rglob("*")) if p.is_file()
+        }  # fmt: skip
+        content = {"format_version": FORMAT_VERSION, "step": step, "identity": identity, "files": files}
+        (temporary / "checkpoint.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
+        for path in temporary.rglob("*"):
+            if path.is_file():
+                _flush(path)
+        if final.exists():  # a damaged one of the same step, passed over on resume
+            shutil.rmtree(final)
+    for old in list_checkpoints(output_dir)[keep_last:]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def check_checkpoint(folder: Path) -> dict[str, Any]:
+    """The content of `checkpoint.json`, after its files were compared with it.
+
+    Raises:
+        InputError: not a checkpoint, damaged, or written by a newer version of this package.
+    """
+    record = folder / "checkpoint.json"
+    if not record.is_file():
+        raise InputError(f"{folder} is no checkpoint: checkpoint.json is missing")
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{record} is damaged: {error}") from error
+    if content.get("format_version", 0) > FORMAT_VERSION:
+        raise InputError(f"{folder} was written by a newer version of hf_vpdd (checkpoint format "
+                         f"{content['format_version']}, this one reads {FORMAT_VERSION}): update the package")  # fmt: skip
+    for name, expected in content["files"].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != expected["bytes"] or file_sha256(path) != expected["sha256"]:
+            raise InputError(f"{folder} is damaged: {name} is missing or not what was written")
+    return content
+
+
+def load_checkpoint(
+    output_dir: str | Path, resume: str, identity: dict[str, Any], warn: Callable[[str], None] = print
+) -> tuple[int, dict[str, Any]] | None:
+    """(step, state) to go on from, or None to start at step 0.
+
+    Args:
+        resume: "auto" takes the newest valid checkpoint of `output_dir` (damaged ones are passed over with a warning),
+            "no" none, anything else is a checkpoint folder, which must be valid.
+        identity: of the present run; a checkpoint of another run is refused.
+    """
+    if resume == "no":
+        return None
+    candidates = list_checkpoints(output_dir) if resume == "auto" else [Path(resume)]
+    for folder in candidates:
+        try:
+            content = check_checkpoint(folder)
+        except InputError as error:
+            if resume != "auto" or "newer version" in str(error):
+                raise
+            warn(f"{error}; trying the checkpoint before it")
+            continue
+        differing = {
+            key: (content["identity"].get(key), value)
+            for key, value in identity.items() if content["identity"].get(key) != value
+        }  # fmt: skip
+        if differing:
+            listed = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
+            raise InputError(f"{folder} belongs to a different run ({listed}): use --resume no to start again, or another "
+                             "--output_dir")  # fmt: skip
+        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
+        return int(content["step"]), state
+    return None
+
+
+def remove_checkpoints(output_dir: str | Path, leftovers_only: bool = False) -> None:
+    """Delete leftovers of killed saves, and unless `leftovers_only` every checkpoint of `output_dir`."""
+    folder = Path(output_dir)
+    if not folder.is_dir():
+        return
+    for path in folder.iterdir():
+        if path.is_dir() and path.name.startswith(".checkpoint-") and path.name.endswith(".tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+    if not leftovers_only:
+        for path in list_checkpoints(folder):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,50 @@
+"""Exponential moving average of the trainable weights, swapped in for evaluation and saving."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Ema:
+    """`shadow = decay * shadow + (1 - decay) * weight`, float32, with a warm-up so that short runs are not dominated by
+    the initial weights (decay is at most (1 + n) / (10 + n) after n updates)."""
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float):
+        self.parameters = [p for p in parameters if p.requires_grad]
+        self.decay = decay
+        self.updates = 0
+        self.shadow = [p.detach().clone().float() for p in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        self.updates += 1
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        weights = [p.detach() for p in self.parameters]
+        if any(w.dtype != torch.float32 for w in weights):
+            weights = [w.float() for w in weights]
+        torch._foreach_lerp_(self.shadow, weights, 1.0 - decay)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """The parameters hold the average inside the block and are exactly what they were after it."""
+        kept = [p.detach().clone() for p in self.parameters]
+        with torch.no_grad():
+            for p, s in zip(self.parameters, self.shadow, strict=True):
+                p.copy_(s)
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for p, k in zip(self.parameters, kept, strict=True):
+                    p.copy_(k)
+
+    def state_dict(self) -> dict:
+        return {"updates": self.updates, "shadow": self.shadow}
+
+    def load_state_dict(self, state: dict) -> None:
+        if len(state["shadow"]) != len(self.shadow):
+            raise ValueError(f"the average has {len(state['shadow'])} tensors, the model trains {len(self.shadow)}")
+        self.updates = int(state["updates"])
+        for mine, saved in zip(self.shadow, state["shadow"], strict=True):
+            mine.copy_(saved)

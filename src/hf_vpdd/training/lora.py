@@ -1,0 +1,51 @@
+"""Low-rank adapters on the video trunk, with the action head trained whole (peft)."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from ..errors import InputError
+from .arguments import FinetuneArguments
+
+
+# All linear layers of the trunk. A regular expression, since suffix lists would also hit the frozen towers.
+DEFAULT_TARGETS = r"model\.trunk\..*"
+
+
+def add_lora(policy: nn.Module, options: FinetuneArguments) -> nn.Module:
+    """The policy as a `PeftModel`: everything frozen but the adapters and `lora_modules_to_save`."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise InputError("--lora needs peft: pip install hf-vpdd[lora]") from error
+    import re
+
+    pattern = options.lora_target_modules or getattr(policy, "_lora_target_modules", None) or DEFAULT_TARGETS
+    targets = [name for name, m in policy.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(pattern, name)]
+    if not targets:
+        raise InputError(f"lora_target_modules {pattern!r} matches no linear layer of the model")
+    known = [name for name, _ in policy.named_children()]
+    for name in options.lora_modules_to_save:
+        if name not in known:
+            raise InputError(f"lora_modules_to_save: {name!r} is no part of the model; it has: {', '.join(known)}")
+    config = LoraConfig(
+        r=options.lora_r, lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, target_modules=targets,
+        modules_to_save=options.lora_modules_to_save or None,
+    )  # fmt: skip
+    return get_peft_model(policy, config)
+
+
+def save_adapter(model: nn.Module, folder: Path, base: str | None) -> None:
+    """Adapter files only; `base` is recorded as the model they belong to."""
+    from .stages.common import write_folder
+
+    if base is not None:
+        model.peft_config["default"].base_model_name_or_path = str(base)
+    write_folder(folder, model.save_pretrained)
+
+
+def save_merged(model: nn.Module, save: Callable[[nn.Module], None]) -> None:
+    """Give `save` a copy of the policy with the adapters merged in; merging `model` itself could not be undone exactly."""
+    save(copy.deepcopy(model).merge_and_unload())

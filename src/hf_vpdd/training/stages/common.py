@@ -1,0 +1,225 @@
+"""What the stages share: opening data, choosing episodes, preparing pixels, writing model folders."""
+
+import hashlib
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...files import atomic_path
+from ..arguments import DataArguments, Recipe
+from ..memory_format import to_channels_last
+
+
+def open_store(recipe: Recipe, store: Any = None):
+    """The decoded frames of `recipe.data` (built once and cached), or `store` if it was loaded already."""
+    from ...data.frame_store import FrameStore
+
+    data = recipe.data
+    if store is None:
+        with main_process_first():
+            stores = [
+                FrameStore.build(root, camera=data.camera, image_size=data.image_size, cache_dir=data.cache_dir, progress=recipe.train.progress)
+                for root in data.root
+            ]
+        store = stores[0] if len(stores) == 1 else FrameStore.concat(stores)
+    if store.image_size != data.image_size:
+        raise InputError(f"the frame store holds {store.image_size} px images, data.image_size is {data.image_size}")
+    return store
+
+
+def main_process_first():
+    """Context in which one process fills a cache before the others read it."""
+    from accelerate import PartialState
+
+    return PartialState().main_process_first()
+
+
+def choose_episodes(store, data: DataArguments) -> tuple[list[int], list[int]]:
+    """(training, held-out) episode numbers. Held out: the last `val_episodes_per_task` of each task, in every stage.
+
+    Raises:
+        InputError: an unknown task, or a task with too few episodes.
+    """
+    wanted = None if data.tasks is None else {_sentence(task, store.episode_task) for task in data.tasks}
+    by_task: dict[str, list[int]] = {}
+    for episode, task in enumerate(store.episode_task):
+        if wanted is None or task in wanted:
+            by_task.setdefault(task, []).append(episode)
+    train, held_out = [], []
+    for task, episodes in by_task.items():
+        rest = episodes[: len(episodes) - data.val_episodes_per_task]
+        held_out += episodes[len(episodes) - data.val_episodes_per_task :]
+        if not rest:
+            raise InputError(f"task {task!r} has {len(episodes)} episodes and data.val_episodes_per_task holds out "
+                             f"{data.val_episodes_per_task}: record more, or hold out fewer")  # fmt: skip
+        if data.episodes_per_task is not None:
+            k, draw = data.episodes_per_task, data.demo_draw
+            if len(rest) < (draw + 1) * k:
+                raise InputError(
+                    f"task {task!r} has {len(rest)} training episodes; draw {draw} of {k} episodes needs {(draw + 1) * k}: "
+                    "lower data.episodes_per_task or data.demo_draw, or record more"
+                )
+            rest = rest[draw * k : (draw + 1) * k]
+        train += rest
+    return train, held_out
+
+
+def _sentence(task: str, present: list[str]) -> str:
+    """A task named by its sentence in the dataset, or by a Meta-World id."""
+    if task in present:
+        return task
+    from ...envs.tasks import instruction
+
+    try:
+        sentence = instruction(task)
+    except InputError:
+        sentence = None
+    if sentence not in present:
+        raise InputError(f"data.tasks: {task!r} is not in the dataset; it has: {'; '.join(sorted(set(present)))}")
+    return sentence
+
+
+def frame_indices(store, episodes: list[int], stride: int = 1) -> np.ndarray:
+    """Every `stride`-th frame of `episodes`, as int64 positions in the store."""
+    parts = [np.arange(store.episode_from[e], store.episode_to[e], stride) for e in episodes]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, dtype=np.int64)
+
+
+def spread(indices: np.ndarray, number: int) -> np.ndarray:
+    """At most `number` of `indices`, evenly spread."""
+    if len(indices) <= number:
+        return indices
+    return indices[np.linspace(0, len(indices) - 1, number).round().astype(np.int64)]
+
+
+def rows_of(total: int, batch_size: int):
+    """Slices that cover `range(total)`."""
+    return (slice(start, min(start + batch_size, total)) for start in range(0, total, batch_size))
+
+
+def pixels_from_uint8(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 (..., H, W, 3) -> float32 (..., 3, H, W) in [-0.5, 0.5]."""
+    return frames.movedim(-1, -3).float().div_(255.0).sub_(0.5)
+
+
+@contextmanager
+def quiet_transformers():
+    """No load reports (a head that starts random is expected and checked for) and no bars for small files."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+# -------------------------------------------------------------------------------------------------------- VQ-VAE
+
+
+def weights_fingerprint(model: torch.nn.Module) -> str:
+    """Hash of all weights and buffers: the same tokens come from the same fingerprint."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def store_codes(recipe: Recipe, store, vqvae, codes: Any = None, fingerprint: str | None = None):
+    """Codes uint16 (N, t, h, w) of every frame of the store, from the cache where the same VQ-VAE has made them."""
+    if codes is not None:
+        if len(codes) != len(store.frames):
+            raise InputError(f"{len(codes)} codes were given for {len(store.frames)} frames of the store")
+        return codes
+    from accelerate import PartialState
+
+    from ...data.tokens import tokenize
+
+    config, device = vqvae.config, PartialState().device
+    if config.clip_frames > 1 and recipe.data.history_stride > 1:
+        raise InputError("data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames")
+    if config.image_size != recipe.data.image_size:
+        raise InputError(f"data.image_size is {recipe.data.image_size}, the VQ-VAE was trained on {config.image_size} px")
+    vqvae = to_channels_last(vqvae.to(device)).eval()
+    bf16 = recipe.train.mixed_precision == "bf16" and device.type == "cuda"
+
+    @torch.inference_mode()
+    def encode(frames: np.ndarray) -> np.ndarray:
+        pixels = pixels_from_uint8(torch.from_numpy(np.ascontiguousarray(frames)).to(device)).transpose(1, 2)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return vqvae.encode(pixels).cpu().numpy()
+
+    with main_process_first():
+        return tokenize(
+            store, encode, config.latent_shape, fingerprint or weights_fingerprint(vqvae),
+            clip_frames=config.clip_frames, progress=recipe.train.progress,
+        )  # fmt: skip
+
+
+def require_model_folder(path: str | None, stage: str) -> Path:
+    """The folder of the stage before, with a model in it."""
+    if path is None:
+        raise InputError(f"{stage} needs --init_from, the output folder of the stage before it")
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise InputError(f"init_from: {folder} holds no model (config.json is missing): train it first, or name its folder")
+    return folder
+
+
+def check_model_type(folder: Path, expected: str, stage: str) -> None:
+    import json
+
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if found != expected:
+        raise InputError(f"init_from: {folder} holds a model of type {found!r}, {stage} starts from one of type {expected!r}")
+
+
+# ------------------------------------------------------------------------------------------------------- language
+
+
+def sentences_with_paraphrases(tasks: list[str]) -> list[list[str]]:
+    """Each instruction followed by its training paraphrases (Meta-World's; other instructions have none)."""
+    from ...envs.tasks import METAWORLD_TASKS
+
+    known = {info.instruction: info.paraphrases for info in METAWORLD_TASKS.values()}
+    return [[task, *known.get(task, ())] for task in tasks]
+
+
+# --------------------------------------------------------------------------------------------------------- saving
+
+
+def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a hidden sibling, then move its files into `folder`, config.json last: a killed save leaves the
+    old model or the new one."""
+    folder = Path(folder)
+    if not folder.exists():
+        with atomic_path(folder) as temporary:
+            temporary.mkdir(parents=True)
+            with quiet_transformers():
+                write(temporary)
+        return
+    temporary = folder / f".saving-{os.getpid()}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        with quiet_transformers():
+            write(temporary)
+        files = [p for p in temporary.rglob("*") if p.is_file()]
+        for path in sorted(files, key=lambda p: p.name in ("config.json", "model_index.json")):
+            target = folder / path.relative_to(temporary)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(path, target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,206 @@
+"""Stage 3: a policy from few demonstrations: action head p_theta2 on the pre-trained video denoiser (VPDD §3.3).
+
+The four arms of the comparison are options: `from_scratch`, `objective`, `trunk_lr_multiplier`.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...errors import InputError
+from ...files import file_sha256
+from ..arguments import Recipe
+from ..loop import Evaluation, Task, train
+from .common import (
+    check_model_type,
+    choose_episodes,
+    open_store,
+    quiet_transformers,
+    require_model_folder,
+    rows_of,
+    store_codes,
+    weights_fingerprint,
+    write_folder,
+)
+from .windows import Windows, tensors_only
+
+
+def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
+    """Train a `VPDDForRobotPolicy` by `recipe` (see `load_recipe("finetune", ...)`); returns its folder, which
+    `pipeline("robot-policy", model=folder)` and `AutoModel` load.
+
+    Args:
+        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE of `recipe.init_from`, likewise.
+
+    Raises:
+        InputError: a dataset without actions, no pre-trained model in `init_from`, options that contradict it.
+    """
+    folder = require_model_folder(recipe.init_from, "finetune")
+    check_model_type(folder, "vpdd", "finetune")
+    store = open_store(recipe, store)
+    if store.action is None:
+        raise InputError(f"finetune needs demonstrations with actions; {', '.join(recipe.data.root)} has none: record them "
+                         "without --no-actions, or use training/pretrain.py for action-less video")  # fmt: skip
+    return train(FinetuneTask(recipe, folder, store, codes), recipe).output_dir
+
+
+class FinetuneTask(Task):
+    def __init__(self, recipe: Recipe, folder: Path, store, codes):
+        options, data = recipe.options, recipe.data
+        self.recipe, self.options, self.store = recipe, options, store
+        torch.manual_seed(recipe.train.seed)
+        with quiet_transformers():
+            self.policy, from_policy = build_policy(recipe, folder, store)
+        config = self.policy.config
+        train_episodes, held_out = choose_episodes(store, data)
+        vqvae = self.policy.model.vqvae
+        fingerprint = weights_fingerprint(vqvae)
+        codes = store_codes(recipe, store, vqvae, codes, fingerprint)
+        self.policy.to("cpu")
+        self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
+        self.windows = Windows(
+            store, codes, config, self.processor, data, options, train_episodes, held_out, recipe.train.eval_samples, True
+        )
+        self.num_samples = len(self.windows.train)
+        self.frozen = options.trunk_lr_multiplier == 0
+        self.has_unused_parameters = config.video_loss_weight == 0 or config.action_objective == "regression"
+        self.model, trunk = self.policy, "model."
+        if self.frozen:
+            self.policy.model.requires_grad_(False)
+        if options.lora:
+            from ..lora import add_lora
+
+            self.model, trunk = add_lora(self.policy, options), "base_model.model.model."
+        self.learning_rate_multipliers = {trunk: options.trunk_lr_multiplier}
+        self.fingerprints = {
+            "dataset": store.fingerprint, "vqvae": fingerprint, "episodes": ",".join(map(str, train_episodes)),
+            "init_from": _folder_hash(folder), "from_scratch": str(options.from_scratch), "lora": str(options.lora),
+            "trunk_lr_multiplier": str(options.trunk_lr_multiplier), "objective": config.action_objective,
+        }  # fmt: skip
+
+    def train_mode(self, model):
+        model.train()
+        if self.frozen:  # no dropout in what does not learn
+            self.policy.model.eval()
+
+    def batch(self, indices):
+        return tensors_only(self.windows.train.__getitems__(indices.tolist()))
+
+    def loss(self, model, batch, generator):
+        output = model(**self.windows.inputs(batch, generator), generator=generator)
+        parts = {"action": output.action_loss, "video": output.video_loss}
+        return output.loss, {name: value for name, value in parts.items() if value is not None}
+
+    def evaluate(self, model, generator, device, final):
+        """On held-out demonstrations: the training loss, and how far greedy actions lie from the expert's (robot units)."""
+        if self.windows.val is None:
+            return Evaluation()
+        processor, sums = self.processor, torch.zeros(3, dtype=torch.float64)
+        for rows in rows_of(len(self.windows.val), 64):
+            batch = tensors_only(self.windows.val.__getitems__(list(range(rows.start, rows.stop))))
+            batch = {k: v.to(device) for k, v in batch.items()}
+            inputs = self.windows.inputs(batch, None)
+            loss = model(**inputs, generator=generator).action_loss
+            for label in ("video_codes", "actions", "actions_is_pad"):
+                inputs.pop(label)
+            sampled = self.policy.sample_actions(**inputs, num_inference_steps=4, temperature=0.0, generator=generator)
+            actions = processor.post_process_actions(sampled.actions, self.policy.config.action_objective)
+            real = (~batch["action_is_pad"]).double()[..., None]
+            error = ((actions - batch["action"]).abs() * real).sum() / actions.shape[-1]
+            sums += torch.stack([loss.double() * len(actions), error, real.sum()]).cpu()
+        return Evaluation({"loss": float(sums[0] / len(self.windows.val)), "action_error": float(sums[1] / sums[2])})
+
+    def save_model(self, folder, model, final):
+        if self.options.lora:
+            from ..lora import save_adapter, save_merged
+
+            save_adapter(model, folder / "adapter" if final else folder, self.recipe.init_from)
+            if final:
+                save_merged(model, lambda merged: self._save_policy(folder, merged))
+            return
+        self._save_policy(folder, model)
+
+    def _save_policy(self, folder: Path, policy) -> None:
+        import hf_vpdd
+
+        write_folder(folder, lambda target: hf_vpdd.save_policy(target, policy, self.processor))
+
+
+def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
+    """The policy to train, and whether it was one already (then its action bins and statistics are kept)."""
+    from ...modeling.vpdd.configuration_vpdd import VPDDConfig
+    from ...modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction
+
+    options = recipe.options
+    base = VPDDConfig.from_pretrained(folder)
+    from_policy = "VPDDForRobotPolicy" in (base.architectures or ()) and not options.from_scratch
+    changes = {k: v for k, v in recipe.model.items() if k != "text_config"}  # the tokenizer decided the text tower's sizes
+    changes["action_dim"] = int(store.action.shape[1])
+    state_dim = 0 if store.state is None else int(store.state.shape[1])
+    if changes.get("state_dim", state_dim) not in (0, state_dim):
+        raise InputError(f"model.state_dim is {changes['state_dim']}, the dataset's state has {state_dim} numbers")
+    changes.setdefault("state_dim", state_dim)
+    if options.objective is not None:
+        changes["action_objective"] = options.objective
+    options.objective = changes.get("action_objective", base.action_objective)
+    changes["video_loss_weight"] = options.resolved_video_loss_weight
+    if options.objective == "regression" and options.video_loss_weight:
+        raise InputError("video_loss_weight has no effect for objective regression (no future is shown): leave it out")
+    try:
+        config = VPDDConfig.from_dict({**base.to_dict(), **changes})
+    except Exception as error:  # strict dataclass errors have no common public base class
+        raise InputError(f"the model section does not fit {folder}: {error}") from error
+    if options.from_scratch:
+        donor = VPDDForVideoPrediction.from_pretrained(folder, dtype=torch.float32) if not _is_policy(base) else (
+            VPDDForRobotPolicy.from_pretrained(folder, dtype=torch.float32)
+        )  # fmt: skip
+        policy = VPDDForRobotPolicy(config)
+        policy.model.vqvae.load_state_dict(donor.model.vqvae.state_dict())
+        return policy, False
+    try:
+        policy, info = VPDDForRobotPolicy.from_pretrained(
+            folder, config=config, dtype=torch.float32, output_loading_info=True
+        )
+    except RuntimeError as error:
+        raise InputError(
+            f"the weights in {folder} do not fit the model section: keep the trunk as it was pre-trained, or train from "
+            f"scratch. {error}"
+        ) from error
+    wrong = [k for k in info["missing_keys"] if not k.startswith("action_head.")] + list(info["mismatched_keys"])
+    if wrong:
+        raise InputError(f"the weights in {folder} do not fit the model section: {wrong[:5]} are missing or of another "
+                         "shape. Keep the trunk as it was pre-trained")  # fmt: skip
+    return policy, from_policy
+
+
+def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[int], keep_statistics: bool):
+    """The processor of `folder` with statistics and action bins of exactly these demonstrations."""
+    from ...modeling.vpdd.processing_vpdd import VPDDProcessor
+
+    data, options = recipe.data, recipe.options
+    before = VPDDProcessor.from_pretrained(folder)
+    if before.cameras != [data.camera]:
+        raise InputError(f"{folder} was trained on camera {', '.join(before.cameras)}, data.camera is {data.camera}")
+    if keep_statistics and before.action_bins is not None and before.action_objective == config.action_objective:
+        return before
+    rows = np.concatenate([np.arange(store.episode_from[e], store.episode_to[e]) for e in episodes])
+    return VPDDProcessor.from_dataset_stats(
+        np.asarray(store.action)[rows], np.asarray(store.state)[rows] if config.state_dim else None, before.tokenizer,
+        num_action_bins=config.num_action_bins, cameras=[data.camera], image_size=before.image_size,
+        history_frames=config.history_frames, history_stride=data.history_stride, chunk_size=config.chunk_size,
+        execute=options.execute, action_objective=config.action_objective,
+        max_instruction_length=before.max_instruction_length,
+    )  # fmt: skip
+
+
+def _is_policy(config) -> bool:
+    return "VPDDForRobotPolicy" in (config.architectures or ())
+
+
+def _folder_hash(folder: Path) -> str:
+    """Hash of the weight files a run starts from."""
+    files = sorted(folder.glob("*.safetensors"))
+    return json.dumps({p.name: file_sha256(p)[:16] for p in files})

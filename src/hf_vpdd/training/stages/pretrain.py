@@ -1,0 +1,151 @@
+"""Stage 2: the video denoiser p_theta1, trained on recordings without actions (VPDD §3.2)."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..arguments import Recipe, build_config
+from ..loop import Evaluation, Task, train
+from ..pictures import grid, to_uint8
+from .common import (
+    check_model_type,
+    choose_episodes,
+    open_store,
+    quiet_transformers,
+    require_model_folder,
+    rows_of,
+    sentences_with_paraphrases,
+    spread,
+    store_codes,
+    weights_fingerprint,
+    write_folder,
+)
+from .windows import Windows, tensors_only
+
+
+def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
+    """Train a `VPDDForVideoPrediction` by `recipe` (see `load_recipe("pretrain", ...)`); returns its folder.
+
+    Args:
+        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE in `recipe.init_from`, likewise.
+
+    Raises:
+        InputError: no VQ-VAE in `init_from`, or one that does not fit the data or the model section.
+    """
+    folder = require_model_folder(recipe.init_from, "pretrain")
+    check_model_type(folder, "vpdd_vqvae", "pretrain")
+    return train(PretrainTask(recipe, folder, open_store(recipe, store), codes), recipe).output_dir
+
+
+class PretrainTask(Task):
+    def __init__(self, recipe: Recipe, vqvae_folder: Path, store, codes):
+        from ...modeling.vpdd.modeling_vpdd import VPDDForVideoPrediction
+        from ...modeling.vpdd.processing_vpdd import VPDDProcessor, train_tokenizer
+        from ...modeling.vqvae.modeling_vqvae import VPDDVQVAE
+
+        options, data = recipe.options, recipe.data
+        with quiet_transformers():
+            vqvae = VPDDVQVAE.from_pretrained(vqvae_folder, dtype=torch.float32)
+        fingerprint = weights_fingerprint(vqvae)
+        codes = store_codes(recipe, store, vqvae, codes, fingerprint)
+        sentences = [s for group in sentences_with_paraphrases(sorted(set(store.episode_task))) for s in group]
+        tokenizer = train_tokenizer(sentences, options.vocab_size, max_length=options.max_instruction_length)
+        config = pretrain_config(recipe, vqvae.config, tokenizer, store)
+        torch.manual_seed(recipe.train.seed)
+        self.model = VPDDForVideoPrediction(config)
+        self.model.model.vqvae.load_state_dict(vqvae.state_dict())
+        self.recipe, self.options, self.store = recipe, options, store
+        self.processor = VPDDProcessor.from_dataset_stats(
+            None, None, tokenizer, num_action_bins=config.num_action_bins, cameras=[data.camera],
+            image_size=data.image_size, history_frames=config.history_frames, history_stride=data.history_stride,
+            chunk_size=config.chunk_size, max_instruction_length=options.max_instruction_length,
+        )  # fmt: skip
+        train_episodes, held_out = choose_episodes(store, data)
+        self.windows = Windows(
+            store, codes, config, self.processor, data, options, train_episodes, held_out, recipe.train.eval_samples, False
+        )
+        self.num_samples = len(self.windows.train)
+        self.fingerprints = {"dataset": store.fingerprint, "vqvae": fingerprint, "episodes": str(len(train_episodes))}
+
+    def batch(self, indices):
+        return tensors_only(self.windows.train.__getitems__(indices.tolist()))
+
+    def loss(self, model, batch, generator):
+        output = model(**self.windows.inputs(batch, generator), generator=generator)
+        return output.loss, {}
+
+    def evaluate(self, model, generator, device, final):
+        if self.windows.val is None:
+            return Evaluation()
+        metrics = video_metrics(model, self.windows, generator, device)
+        return Evaluation(metrics, {"forecast": forecast_picture(model, self.windows, self.options.picture_samples, device)})
+
+    def save_model(self, folder, model, final):
+        def write(target: Path) -> None:
+            model.save_pretrained(target)
+            self.processor.save_pretrained(target)
+
+        write_folder(folder, write)
+
+
+def pretrain_config(recipe: Recipe, vqvae_config, tokenizer, store):
+    """VPDDConfig from the model section; what data, tokenizer and VQ-VAE decide is filled in."""
+    section = dict(recipe.model)
+    text = dict(section.pop("text_config", None) or {})
+    text.update(
+        vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )  # fmt: skip
+    text["max_position_embeddings"] = max(text.get("max_position_embeddings", 0), recipe.options.max_instruction_length)
+    section.setdefault("history_frames", vqvae_config.clip_frames)
+    if store.state is not None:
+        section.setdefault("state_dim", int(store.state.shape[1]))
+    if store.action is not None:
+        section.setdefault("action_dim", int(store.action.shape[1]))
+    return build_config("pretrain", section, vqvae_config=vqvae_config.to_dict(), text_config=text)
+
+
+def video_metrics(model, windows: Windows, generator: torch.Generator, device: torch.device) -> dict[str, float]:
+    """On held-out windows: the training loss; and from an all-masked future in one pass, top-1 accuracy on all codes and on
+    those that differ from the current frame's at the same place, beside the accuracy of copying the current codes."""
+    config, core = model.config, model.model
+    sums = torch.zeros(5, dtype=torch.float64)
+    for rows in rows_of(len(windows.val), 64):
+        batch = tensors_only(windows.val.__getitems__(list(range(rows.start, rows.stop))))
+        inputs = windows.inputs({k: v.to(device) for k, v in batch.items()}, None)
+        size = len(inputs["video_codes"])
+        loss = model(**inputs, generator=generator).video_loss
+        truth, current = inputs.pop("video_codes"), inputs["history_codes"]
+        masked = torch.full_like(truth, config.vqvae_config.codebook_size)
+        timesteps = torch.full((size,), config.num_train_timesteps - 1, device=device)
+        keep = {k: inputs[k] for k in ("history_codes", "pixel_values", "input_ids", "attention_mask") if k in inputs}
+        logits = core(noisy_codes=masked, timesteps=timesteps, **keep).logits
+        right = (logits.argmax(-1).view_as(truth) == truth).double()
+        changed = (truth != current).double()
+        sums += torch.stack(
+            [loss.double() * size, right.mean() * size, (right * changed).sum(), changed.sum(), (1 - changed).mean() * size]
+        ).cpu()
+    total = len(windows.val)
+    return {
+        "loss": float(sums[0] / total), "top1": float(sums[1] / total),
+        "top1_changed": float(sums[2] / sums[3].clamp_min(1)), "copy_top1": float(sums[4] / total),
+    }  # fmt: skip
+
+
+def forecast_picture(model, windows: Windows, number: int, device: torch.device) -> np.ndarray:
+    """One row per sample: current frame, imagined future, the true future through the tokenizer, the true future."""
+    store, config = windows.store, model.config
+    chosen = spread(np.arange(len(windows.val)), number)
+    batch = tensors_only(windows.val.__getitems__(chosen.tolist()))
+    inputs = windows.inputs({k: v.to(device) for k, v in batch.items()}, None)
+    truth = inputs.pop("video_codes")
+    keep = {k: inputs[k] for k in ("history_codes", "pixel_values", "input_ids", "attention_mask") if k in inputs}
+    generator = torch.Generator(device).manual_seed(0)
+    codes = model.sample_video(**keep, num_inference_steps=4, generator=generator)
+    imagined, coded = (to_uint8(model.model.decode_video(c)[:, 0, -1]) for c in (codes, truth))
+    positions = windows.val_positions[chosen]
+    last = store.episode_to[store.frame_episode[positions]] - 1
+    now, future = store.frames[positions], store.frames[np.minimum(positions + config.predict_ahead, last)]
+    return grid([list(row) for row in zip(now, imagined, coded, future, strict=True)])

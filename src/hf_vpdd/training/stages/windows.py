@@ -1,0 +1,74 @@
+"""Windows of a recording (current clip, future clip, actions) as model inputs: shared by pretrain and finetune."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..arguments import DataArguments
+from ..augment import InstructionSampler, color_jitter
+from .common import frame_indices, pixels_from_uint8, sentences_with_paraphrases, spread
+
+
+class Windows:
+    """Batches of windows, and what turns them into keyword arguments of the model.
+
+    Args:
+        config: VPDDConfig, for clip length, forecast distance and chunk.
+        processor: tokenizes instructions, normalises states, encodes actions.
+        actions: whether windows carry action chunks.
+    """
+
+    def __init__(
+        self, store, codes, config, processor, data: DataArguments, options, train_episodes: list[int],
+        held_out: list[int], eval_samples: int, actions: bool,
+    ):  # fmt: skip
+        self.store, self.config, self.processor, self.options = store, config, processor, options
+        self.with_pixels = bool(config.image_channels or config.head_keypoints and actions)
+        self.with_actions = actions
+        self._shape = dict(
+            history_frames=config.history_frames, history_stride=data.history_stride, predict_ahead=config.predict_ahead,
+            chunk_size=config.chunk_size, with_actions=actions, with_pixels=self.with_pixels,
+        )  # fmt: skip
+        self._codes = codes
+        self.train = self.subset(frame_indices(store, train_episodes, data.frame_stride))
+        self.val_positions = spread(frame_indices(store, held_out), eval_samples)
+        self.val = self.subset(self.val_positions) if len(self.val_positions) else None
+        self.instructions = InstructionSampler(
+            sentences_with_paraphrases(list(self.train.tasks)), processor.tokenize_instructions, options.paraphrase_prob
+        )
+
+    def subset(self, positions: np.ndarray):
+        """A `WindowDataset` of the windows that start at these frames of the store."""
+        from ...data.windows import WindowDataset
+
+        return WindowDataset(self.store, self._codes, frame_indices=positions, **self._shape)
+
+    def inputs(self, batch: dict[str, Any], generator: torch.Generator | None) -> dict[str, torch.Tensor]:
+        """Collated window tensors -> model inputs. With a generator: augmented, for training; without: as they are."""
+        inputs = {
+            "video_codes": batch["video_codes"], "history_codes": batch["history_codes"],
+            **self.instructions(batch["task_index"], generator),
+        }  # fmt: skip
+        if self.with_pixels:
+            pixels = pixels_from_uint8(batch["pixel_values"])
+            if generator is not None:
+                pixels = color_jitter(pixels, self.options.color_jitter, generator)
+            inputs["pixel_values"] = pixels
+        if self.with_actions:
+            processor = self.processor
+            if self.config.state_dim:
+                state = processor.normalize_state(batch["state"])
+                noise = getattr(self.options, "state_noise", 0.0)
+                if noise and generator is not None:
+                    state = state + noise * torch.randn(state.shape, generator=generator, device=state.device)
+                inputs["state"] = state
+            if "action" in batch:
+                encode = processor.encode_actions if self.config.action_objective == "diffusion" else processor.normalize_actions
+                inputs["actions"] = encode(batch["action"], check=False)
+                inputs["actions_is_pad"] = batch["action_is_pad"]
+        return inputs
+
+
+def tensors_only(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+    return {key: value for key, value in batch.items() if isinstance(value, torch.Tensor)}
