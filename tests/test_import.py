@@ -39,13 +39,16 @@ def test_importing_registers_and_loads_nothing_heavy():
     found = in_fresh_python(
         """
 import json, sys
+from transformers import AutoModel, PreTrainedModel, pipeline
+before = set(sys.modules)
 import hf_vpdd
+added = sorted(set(sys.modules) - before)
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.pipelines import PIPELINE_REGISTRY
 policy = CONFIG_MAPPING["vpdd"]
 print(json.dumps({
-    "modules": sorted(sys.modules),
+    "added": added,
     "model": MODEL_MAPPING[policy].__name__,
     "tokenizer": MODEL_MAPPING[hf_vpdd.VPDDVQVAEConfig].__name__,
     "processor": PROCESSOR_MAPPING[policy].__name__,
@@ -59,12 +62,14 @@ print(json.dumps({
     assert found["processor"] == "VPDDProcessor"
     assert found["task"] == "RobotPolicyPipeline"
     assert found["default"].endswith("vpdd-metaworld-mt10")
-    # What costs import time: diffusers' pipelines pull peft in, and each of the others is a second or more.
-    heavy = {
+    # What would cost import time, on top of transformers: diffusers' pipelines, which pull peft in, and these. (Quiet
+    # two-core machine: transformers' three names 2.6 s, hf_vpdd 0.15 s more, most of it the base class of schedulers.)
+    heavy = (
         "av", "datasets", "diffusers.pipelines.pipeline_utils", "gymnasium", "matplotlib", "metaworld", "mujoco",
-        "pandas", "peft", "pyarrow", "tensorboard", "torch._dynamo", "torchvision",
-    }  # fmt: skip
-    assert not heavy & set(found["modules"])
+        "pandas", "peft", "pyarrow", "scipy.stats", "tensorboard", "torchvision",
+    )  # fmt: skip
+    assert [module for module in heavy if module in found["added"]] == []
+    assert len(found["added"]) < 300
 
 
 def test_registering_twice_is_silent():

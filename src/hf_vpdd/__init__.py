@@ -19,13 +19,18 @@ from .version import __version__
 _HOME = {
     "InputError": "errors",
     "MaskAndReplaceScheduler": "schedulers.scheduling_mask_and_replace",
+    "PolicyOutput": "policy",
+    "RobotPolicy": "policy",
+    "RobotPolicyPipeline": "pipelines.robot_policy",
     "VPDDConfig": "modeling.vpdd.configuration_vpdd",
     "VPDDForRobotPolicy": "modeling.vpdd.modeling_vpdd",
     "VPDDForVideoPrediction": "modeling.vpdd.modeling_vpdd",
     "VPDDModel": "modeling.vpdd.modeling_vpdd",
+    "VPDDPipeline": "pipelines.pipeline_vpdd",
     "VPDDProcessor": "modeling.vpdd.processing_vpdd",
     "VPDDVQVAE": "modeling.vqvae.modeling_vqvae",
     "VPDDVQVAEConfig": "modeling.vqvae.configuration_vqvae",
+    "save_policy": "saving",
 }
 
 __all__ = ["__version__", *_HOME]
@@ -37,6 +42,10 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow the tabl
     from .modeling.vpdd.processing_vpdd import VPDDProcessor
     from .modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
     from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
+    from .pipelines.pipeline_vpdd import VPDDPipeline
+    from .pipelines.robot_policy import RobotPolicyPipeline
+    from .policy import PolicyOutput, RobotPolicy
+    from .saving import save_policy
     from .schedulers.scheduling_mask_and_replace import MaskAndReplaceScheduler
 
 

@@ -17,17 +17,27 @@ DEFAULT_CHECKPOINT = Path(__file__).parent / "checkpoints" / "vpdd-metaworld-mt1
 def register() -> None:
     """Registers the Auto classes and the task. Harmless when called twice."""
     from transformers import AutoConfig, AutoModel, AutoProcessor
+    from transformers.pipelines import PIPELINE_REGISTRY
 
     from .modeling.vpdd.configuration_vpdd import VPDDConfig
     from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy
     from .modeling.vpdd.processing_vpdd import VPDDProcessor
     from .modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
     from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
+    from .pipelines.robot_policy import RobotPolicyPipeline
 
     for config, model in ((VPDDVQVAEConfig, VPDDVQVAE), (VPDDConfig, VPDDForRobotPolicy)):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
     AutoProcessor.register(VPDDConfig, VPDDProcessor, exist_ok=True)
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:  # a second registration would warn
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK,
+            pipeline_class=RobotPolicyPipeline,
+            pt_model=AutoModel,
+            default={"model": (str(DEFAULT_CHECKPOINT), "main")},
+            type="multimodal",
+        )
 
 
 def inside_the_command() -> bool:
