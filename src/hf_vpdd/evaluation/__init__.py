@@ -6,11 +6,10 @@ import importlib
 _HOMES = {
     "Episode": "episodes",
     "make_episodes": "episodes",
-    "evaluate": "evaluate",
+    "evaluate": "runner",
     "load_policy": "policies",
     "Interval": "report",
     "Report": "report",
-    "rollout": "rollout",
     "Simulators": "simulators",
     "wilson_interval": "metrics",
 }

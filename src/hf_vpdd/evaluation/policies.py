@@ -68,15 +68,23 @@ def load_policy(name: str, **kwargs: Any):
         return ExpertPolicy()
     if name == "null":
         return NullPolicy()
-    folder = Path(name)
-    if folder.is_dir() and not (folder / "config.json").is_file():
-        raise InputError(f"{name}: there is no config.json in it, so it is no checkpoint; give a folder that "
-                         "`save_pretrained` or training/finetune.py wrote")  # fmt: skip
-    if not folder.exists() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise InputError(f"{name}: no such folder; give the folder of a checkpoint, owner/name on the Hub, expert or null")
     from ..policy import RobotPolicy
 
-    return RobotPolicy.from_pretrained(name, **kwargs)
+    try:
+        return RobotPolicy.from_pretrained(name, **kwargs)
+    except InputError:
+        raise
+    except OSError as error:  # transformers' long way of saying that neither folder nor Hub has it
+        raise InputError(
+            f"policy {name!r}: there is no such folder, and it could not be loaded from the Hub. Give the folder of a "
+            f"checkpoint, owner/name on the Hub, expert or null ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+
+
+def imagines(policy: Any) -> bool:
+    """Whether the policy can show the future that its actions come from; behaviour cloning cannot."""
+    config = getattr(getattr(policy, "model", None), "config", None)
+    return getattr(config, "action_objective", None) == "diffusion"
 
 
 def actions_to_run(policy: Any, execute: int | None = None) -> int:
@@ -90,9 +98,9 @@ def actions_to_run(policy: Any, execute: int | None = None) -> int:
 
 
 def predict_ahead(policy: Any) -> int:
-    """How many environment steps after its plan the imagined picture lies; 0 if the policy imagines none."""
+    """How many environment steps after its plan the imagined picture lies; 0 if the policy does not say."""
     config = getattr(getattr(policy, "model", None), "config", None)
-    return int(getattr(config, "predict_ahead", 0) or 0)
+    return int(getattr(config, "predict_ahead", 0))
 
 
 def view_for(policy: Any, protocol: str = "lean", max_steps: int | None = None) -> View:
@@ -113,9 +121,11 @@ def view_for(policy: Any, protocol: str = "lean", max_steps: int | None = None) 
     )
 
 
-def identity(policy: Any, name: str) -> dict[str, str]:
-    """What tells this policy from another: its name, and of a checkpoint the SHA-256 of what decides its actions."""
-    found = {"name": name}
+def identity(policy: Any, name: str) -> dict[str, Any]:
+    """What tells this policy from another: its name, and of a checkpoint its sampling and the SHA-256 of its files."""
+    found: dict[str, Any] = {"name": name}
+    if sampling := getattr(policy, "sampling", None):
+        found["sampling"] = dict(sampling)
     folder = Path(name)
     if folder.is_dir():
         for file in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "processor_config.json"]):

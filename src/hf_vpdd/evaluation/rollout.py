@@ -22,7 +22,7 @@ import numpy as np
 
 from ..errors import InputError
 from .episodes import Episode
-from .policies import actions_to_run
+from .policies import actions_to_run, imagines
 from .simulators import Seen, Simulators
 
 
@@ -163,7 +163,7 @@ def _plan(policy: Any, plays: list[_Play], execute: int, seed: int, seeded: bool
         {"images": play.seen.images, "state": play.seen.state, "instruction": play.episode.instruction}
         for play in plays
     ]
-    filmed = any(play.film for play in plays)
+    filmed = any(play.film for play in plays) and imagines(policy)
     began = time.perf_counter()
     options = {"generator": [_generator(play, seed) for play in plays]} if seeded else {}
     output = policy.predict(observations, return_video=filmed, **options)

@@ -12,9 +12,11 @@ themselves when the parent is gone.
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -270,7 +272,8 @@ class Simulators:
                 process = context.Process(
                     target=_work, args=(there, self.view), name=f"simulator-{index}", daemon=True
                 )
-                process.start()
+                with _light_import():
+                    process.start()
                 there.close()  # so that a dead worker is seen as the end of its pipe
                 self._pipes.append(here)
                 self._processes.append(process)
@@ -363,6 +366,18 @@ class Simulators:
             f"{process.name} ended unexpectedly (exit code {process.exitcode}; -9 is often a lack of memory: try fewer "
             "--envs). Finished episodes are kept: run again with --resume"
         )
+
+
+@contextmanager
+def _light_import() -> Iterator[None]:
+    """Spawned here, a worker takes itself for the `hf-vpdd` command (`registration.inside_the_command`): importing the
+    package then loads no torch and no transformers, which no simulator needs and which take seconds and 400 MB."""
+    argv = sys.argv
+    sys.argv = ["hf-vpdd"]
+    try:
+        yield
+    finally:
+        sys.argv = argv
 
 
 def _work(pipe: Connection, view: View) -> None:

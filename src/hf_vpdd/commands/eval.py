@@ -1,0 +1,88 @@
+"""`hf-vpdd eval`: success rates of a policy in the simulator.
+
+    hf-vpdd eval --policy runs/my-policy --tasks mt10 --episodes 100 --out outputs/eval
+    hf-vpdd eval --policy expert --tasks mt10 --out outputs/expert          # the scripted expert on the same episodes
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from ..errors import InputError
+
+
+SUMMARY = "Run a policy in Meta-World: success rates with intervals, videos, a report page."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..evaluation.episodes import PERTURBATIONS, PROTOCOLS
+
+    parser.add_argument("--policy", required=True, help="folder of a checkpoint, name on the Hub, expert or null")
+    parser.add_argument(
+        "--tasks", default="mt10", help="mt10, quickstart, all, easy, medium, hard, very_hard, or task names with commas"
+    )
+    parser.add_argument("--episodes", type=int, help="per task; the protocol's own number if not given (lean: 20)")
+    parser.add_argument("--seed", type=int, help="of the first episode; the protocol's own if not given (lean: 100000)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the results")
+    parser.add_argument("--resume", action="store_true", help="go on with the results in --out")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="lean", help="how pictures are made, and limits")
+    parser.add_argument("--perturb", choices=["none", *PERTURBATIONS], default="none", help="change the scene or words")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes; 0: within this one")
+    parser.add_argument("--envs", type=int, default=16, help="episodes that run side by side (80 MB each)")
+    parser.add_argument("--videos", type=int, default=1, help="successes, and failures, to film of each task")
+    parser.add_argument("--execute", type=int, help="actions to run of each plan; the policy's own number if not given")
+    parser.add_argument("--max-steps", type=int, help="of an episode; the protocol's own number if not given")
+    parser.add_argument("--policy-seed", type=int, default=0, help="of the policy's random draws")
+    parser.add_argument("--inference-steps", type=int, help="denoising steps; the checkpoint's own number if not given")
+    parser.add_argument("--temperature", type=float, help="of the actions; the checkpoint's own if not given")
+
+
+def run(args: argparse.Namespace) -> int:
+    from ..envs.gl import configure_gl
+    from ..evaluation.episodes import PROTOCOLS, make_episodes
+    from ..evaluation.policies import load_policy
+    from ..evaluation.runner import evaluate
+    from ..evaluation.tables import evaluation_report, summary_text
+
+    if args.videos < 0:
+        raise InputError(f"--videos must not be negative; got {args.videos}")
+    protocol = PROTOCOLS[args.protocol]
+    episodes = make_episodes(
+        args.tasks,
+        protocol.episodes if args.episodes is None else args.episodes,
+        protocol.seed if args.seed is None else args.seed,
+        args.perturb,
+    )
+    configure_gl()
+    options = {"num_inference_steps": args.inference_steps, "temperature": args.temperature}
+    options = {name: value for name, value in options.items() if value is not None}
+    if args.policy in ("expert", "null") and options:
+        raise InputError(f"--inference-steps and --temperature mean nothing to --policy {args.policy}")
+    leave_cores_to(args.workers)
+    policy = load_policy(args.policy, **options)
+    evaluation = evaluate(
+        policy,
+        episodes,
+        args.out,
+        name=args.policy,
+        protocol=args.protocol,
+        workers=args.workers,
+        envs=args.envs,
+        execute=args.execute,
+        max_steps=args.max_steps,
+        seed=args.policy_seed,
+        videos=args.videos,
+        resume=args.resume,
+    )
+    page = evaluation_report(evaluation, f"{args.policy} in Meta-World", protocol.label).save(args.out / "report.html")
+    print(f"\n{summary_text(evaluation)}\n\nresults: {args.out}/summary.json, {args.out}/episodes.jsonl\nreport:  {page}")
+    return 0
+
+
+def leave_cores_to(workers: int) -> None:
+    """Takes no more threads for the network than the simulator processes leave: waiting threads of torch spin, and slow
+    down the very simulators they wait for. Does nothing where the user has set OMP_NUM_THREADS."""
+    if workers and "OMP_NUM_THREADS" not in os.environ:
+        import torch
+
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - workers))
