@@ -33,7 +33,7 @@ except ModuleNotFoundError as error:
 # What a perturbation or an episode may change in a model; put back at every reset so that episodes cannot leak.
 _MODEL_FIELDS = (
     "body_pos body_quat geom_pos geom_size geom_rgba site_pos site_quat site_rgba cam_pos cam_quat cam_fovy "
-    "light_pos light_dir light_diffuse light_ambient light_specular mat_rgba mat_texid mat_reflectance eq_data"
+    "light_pos light_dir light_diffuse light_ambient light_specular geom_matid mat_rgba mat_reflectance"
 ).split()
 
 
