@@ -162,8 +162,8 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         replaced = torch.cat([replaced.new_zeros(1), replaced])
         grown = replaced[1:] * alphas[:-1] - replaced[:-1] * alphas[1:]
         bad = (alphas[1:] <= 0) | (alphas[1:] >= alphas[:-1]) | (gammas[1:] <= gammas[:-1])
-        bad |= (replaced[1:] < 0) | (grown < -1e-12)
-        if not bool(torch.isfinite(alphas + gammas).all()) or bool(bad.any()):
+        bad |= (replaced[1:] < 0) | (grown < -1e-12) | ~torch.isfinite(grown)
+        if bool(bad.any()):
             t = int(bad.int().argmax())
             raise InputError(
                 f"The noise schedule is not valid at t={t}: keep={alphas[t + 1]:.6g}, mask={gammas[t + 1]:.6g}, "
@@ -181,6 +181,10 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     def jump(self, timestep, prev_timestep, num_classes: int, device=None) -> Jump:
         """The kernel from `prev_timestep` (-1: clean) up to `timestep`; both int or (B,). Entries (B, 1) or (1, 1)."""
+        if isinstance(timestep, int) and not 0 <= timestep < self.config.num_train_timesteps:
+            raise InputError(f"timestep is {timestep}; it must lie in 0..{self.config.num_train_timesteps - 1}.")
+        if isinstance(timestep, int) and isinstance(prev_timestep, int) and not -1 <= prev_timestep < timestep:
+            raise InputError(f"prev_timestep is {prev_timestep}; it must lie in -1..{timestep - 1}.")
         t, s = (torch.as_tensor(x).reshape(-1, 1) for x in (timestep, prev_timestep))
         (at, gt, mt), (a, g, m) = self._cumulative(t), self._cumulative(s.to(t.device))
         visible = a + m
@@ -201,9 +205,14 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
             raise InputError(f"timesteps {timesteps} must fall strictly and lie in 0..{steps - 1}.")
         self.num_inference_steps = len(timesteps)
         self.timesteps = torch.tensor(timesteps, device=device)
-        previous = torch.arange(steps) - 1
-        previous[timesteps] = torch.tensor([*timesteps[1:], -1])
-        self._previous = previous.to(device or "cpu")
+        self._previous = dict(zip(range(steps), range(-1, steps - 1))) | dict(zip(timesteps, bounds[2:]))
+        self._previous_table = torch.tensor(list(self._previous.values()), device=device)
+
+    def _previous_timestep(self, timestep):
+        """The next of `set_timesteps` on the way down; t-1 for a t that is not among them."""
+        if isinstance(timestep, int):
+            return self._previous.get(timestep, -1)  # `jump` refuses a t that is out of range
+        return self._previous_table.to(timestep.device)[timestep.reshape(-1)]  # a 0-d index would stop a GPU
 
     def init_noise(self, shape, num_classes: int, device=None) -> torch.Tensor:
         """All MASK, int64. Exact for every replacement mass: MASK says nothing of x_0, q(x_0 | all MASK) = q(x_0)."""
@@ -273,7 +282,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         """kl, nll, aux per position in closed form. Only sums over classes are (B, L, K), in float32; what the
         classes x_0 and k = x_t contribute is gathered and done in float64 logs, where the tiny mass does not cancel.
 
-        p(i) = (keep [i=k] + replace) W_i / replace_t, W_i = keep_s p_i z_i + replace_s S, S = sum_i p_i z_i; q(i) is the
+        p(i) = (keep [i=k] + replace) W_i / replace_t, W_i = keep_s p_i z_i + replace_s S, S = sum_i p_i z_i; q(i) the
         same with p one-hot at x_0; z_k = replace_t / (keep_t + replace_t), other z_i = 1. MASK: no k, and S = 1.
         """
         num_classes = logits.shape[-1]
@@ -399,10 +408,9 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         self._check_logits(logits, sample, num_classes)
         if temperature < 0:
             raise InputError(f"temperature is {temperature}; it must be 0 (likeliest class) or positive.")
-        t = torch.as_tensor(timestep)
         if prev_timestep is None:
-            prev_timestep = self._previous.to(t.device)[t]
-        j = self.jump(t, prev_timestep, num_classes, sample.device)
+            prev_timestep = self._previous_timestep(timestep)
+        j = self.jump(timestep, prev_timestep, num_classes, sample.device)
         u = uniform((*sample.shape, 2), generator, sample.device)
         x_0 = logits.argmax(-1) if temperature == 0 else draw(self.predict_start(logits, temperature), u[..., 0])
         prev_sample = reverse(x_0, sample, u[..., 1], j, num_classes)
