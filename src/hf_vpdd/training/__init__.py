@@ -1,7 +1,7 @@
 """Training: recipes, the loop, and the three stages.
 
-    from hf_vpdd.training import load_recipe, run_vqvae, run_pretrain, run_finetune
-    run_vqvae(load_recipe("vqvae", "recipes/metaworld_tiny.yaml", {"steps": 200}))
+from hf_vpdd.training import load_recipe, run_vqvae, run_pretrain, run_finetune
+run_vqvae(load_recipe("vqvae", "recipes/metaworld_tiny.yaml", {"steps": 200}))
 """
 
 from importlib import import_module

@@ -10,8 +10,8 @@ One YAML describes a whole experiment (see ``recipes/metaworld_tiny.yaml``)::
     pretrain: {train: {...}, data: {...}, model: {...}, ...PretrainArguments}
     finetune: {train: {...}, data: {...}, model: {...}, ...FinetuneArguments}
 
-Later wins: defaults < top-level sections < the stage's own section < overrides. An override is named by its field where
-that is unique (``--learning_rate 1e-4``) or by its path (``--train.learning_rate``, ``--model.hidden_size``).
+Later wins: defaults < top-level sections < the stage's own section < overrides. An override is named by its field
+where that is unique (``--learning_rate 1e-4``) or by its path (``--train.learning_rate``, ``--model.hidden_size``).
 Configs of transformers keep unknown keyword arguments without a word, so the keys of ``model`` are held against the
 config's own fields here.
 """
@@ -47,11 +47,15 @@ def _arg(default: Any, text: str) -> Any:
 class DataArguments:
     """Which recordings, and which of their episodes."""
 
-    root: list[str] = _arg([], "LeRobot dataset folder(s); several are concatenated (comma-separated on the command line)")
+    root: list[str] = _arg(
+        [], "LeRobot dataset folder(s); several are concatenated (comma-separated on the command line)"
+    )
     camera: str = _arg("corner2", "camera whose video is used")
     image_size: int = _arg(64, "side of the square images, pixels; frames are resized once, when the store is built")
     tasks: list[str] | None = _arg(None, "only these instructions or task names of the dataset (default: all)")
-    episodes_per_task: int | None = _arg(None, "k: episodes of each task to train on (default: all that are not held out)")
+    episodes_per_task: int | None = _arg(
+        None, "k: episodes of each task to train on (default: all that are not held out)"
+    )
     demo_draw: int = _arg(0, "which k: draw d takes episodes d*k .. (d+1)*k-1 of each task")
     val_episodes_per_task: int = _arg(5, "last episodes of each task, held out of training in every stage")
     history_stride: int = _arg(1, "frames between two history frames of the model")
@@ -85,7 +89,9 @@ class TrainArguments:
     betas: tuple[float, float] = _arg((0.9, 0.95), "AdamW betas")
     eps: float = _arg(1e-8, "AdamW epsilon")
     clip: float = _arg(1.0, "largest gradient norm (0 = no clipping)")
-    ema_decay: float = _arg(0.0, "exponential moving average of the weights per step; its weights are what is saved (0 = off)")
+    ema_decay: float = _arg(
+        0.0, "exponential moving average of the weights per step; its weights are what is saved (0 = off)"
+    )
     mixed_precision: Literal["no", "bf16"] = _arg("no", "autocast precision; bf16 works on CPU too")
     channels_last: bool = _arg(True, "keep 2-D convolution weights channels-last (bf16 on CPU is slow without)")
     gradient_checkpointing: bool = _arg(False, "recompute activations in the backward pass: less memory, more time")
@@ -104,14 +110,17 @@ class TrainArguments:
     def check(self) -> None:
         _check_min(
             self, "train", steps=1, batch_size=1, gradient_accumulation_steps=1, warmup=0, weight_decay=0, clip=0,
-            num_threads=0, save_every=0, keep_last=1, log_every=1, eval_every=0, eval_samples=1, max_nonfinite=1, seed=0,
+            num_threads=0, save_every=0, keep_last=1, log_every=1, eval_every=0, eval_samples=1, max_nonfinite=1,
+            seed=0,
         )  # fmt: skip
         if self.learning_rate <= 0:
             raise InputError(f"train.learning_rate must be above 0, got {self.learning_rate}")
         if not 0 <= self.ema_decay < 1:
             raise InputError(f"train.ema_decay must lie in [0, 1), got {self.ema_decay}")
         if not 0 <= self.final_learning_rate_ratio <= 1:
-            raise InputError(f"train.final_learning_rate_ratio must lie in [0, 1], got {self.final_learning_rate_ratio}")
+            raise InputError(
+                f"train.final_learning_rate_ratio must lie in [0, 1], got {self.final_learning_rate_ratio}"
+            )
         if any(not 0 <= beta < 1 for beta in self.betas):
             raise InputError(f"train.betas must lie in [0, 1), got {self.betas}")
         if self.warmup > self.steps:
@@ -124,12 +133,14 @@ class VQVAEArguments:
 
     pixel_weighting: Literal["variance", "deviation", "none"] = _arg(
         "variance",
-        "which pixels count more: variance = those that change within their episode; deviation = those that differ from "
-        "the mean picture of their task (also small things that stand still)",
+        "which pixels count more: variance = those that change within their episode; deviation = those that differ "
+        "from the mean picture of their task (also small things that stand still)",
     )
     pixel_weight_strength: float = _arg(1.0, "extra weight of a pixel of average variance or deviation (0 = none)")
     pixel_weight_cap: float = _arg(20.0, "largest variance or deviation counted, in multiples of the mean")
-    color_jitter: float = _arg(0.0, "random brightness, contrast and colour of the training images, relative strength 0..1")
+    color_jitter: float = _arg(
+        0.0, "random brightness, contrast and colour of the training images, relative strength 0..1"
+    )
     picture_samples: int = _arg(8, "frames in the picture of reconstructions")
 
     def check(self) -> None:
@@ -141,7 +152,9 @@ class PretrainArguments:
     """Options of training/pretrain.py."""
 
     paraphrase_prob: float = _arg(0.0, "share of samples whose instruction is replaced by a training paraphrase, 0..1")
-    color_jitter: float = _arg(0.0, "random brightness, contrast and colour of the pixels the model sees, strength 0..1")
+    color_jitter: float = _arg(
+        0.0, "random brightness, contrast and colour of the pixels the model sees, strength 0..1"
+    )
     vocab_size: int = _arg(512, "largest vocabulary of the instruction tokenizer trained here")
     max_instruction_length: int = _arg(24, "longest instruction, tokens")
     picture_samples: int = _arg(8, "rows in the picture of predictions")
@@ -153,7 +166,7 @@ class PretrainArguments:
 
 @dataclass
 class FinetuneArguments:
-    """Options of training/finetune.py. The comparison arms are combinations of from_scratch, objective and trunk lr."""
+    """Options of training/finetune.py. The comparison arms combine from_scratch, objective and trunk_lr_multiplier."""
 
     from_scratch: bool = _arg(False, "same network and VQ-VAE as init_from, but the video trunk starts random")
     objective: Literal["diffusion", "regression"] | None = _arg(
@@ -161,23 +174,33 @@ class FinetuneArguments:
     )
     trunk_lr_multiplier: float = _arg(1.0, "learning rate of the video trunk / learning_rate; 0 freezes it")
     video_loss_weight: float | None = _arg(
-        None, "weight of the video loss beside the action loss (default: 0.3; 0 if the trunk is frozen or for regression)"
+        None,
+        "weight of the video loss beside the action loss (default: 0.3; 0 if the trunk is frozen or for regression)",
     )
     state_noise: float = _arg(0.0, "standard deviation of noise on the robot state, normalised units")
     paraphrase_prob: float = _arg(0.0, "share of samples whose instruction is replaced by a training paraphrase, 0..1")
-    color_jitter: float = _arg(0.0, "random brightness, contrast and colour of the pixels the model sees, strength 0..1")
+    color_jitter: float = _arg(
+        0.0, "random brightness, contrast and colour of the pixels the model sees, strength 0..1"
+    )
+    cotrain_samples: int = _arg(
+        0,
+        "samples of all training episodes added to each batch for the video loss; their actions are not read (needs a "
+        "trunk that trains)",
+    )
     execute: int | None = _arg(None, "steps of each predicted chunk the policy runs (default: the whole chunk)")
     lora: bool = _arg(False, "train low-rank adapters on the trunk (and the whole action head) instead of all weights")
     lora_r: int = _arg(8, "rank of the adapters")
     lora_alpha: int = _arg(16, "scale of the adapters (effective scale alpha / r)")
     lora_dropout: float = _arg(0.0, "dropout before the adapters, 0..1")
     lora_target_modules: str | None = _arg(
-        None, "regular expression over module names (default: the model's own choice, else all linear layers of the trunk)"
+        None,
+        "regular expression over module names (default: the model's own choice, else all linear layers of the trunk)",
     )
     lora_modules_to_save: list[str] = _arg(["action_head"], "modules trained whole and saved with the adapters")
 
     def check(self) -> None:
         _check_min(self, "finetune", trunk_lr_multiplier=0, state_noise=0, color_jitter=0, lora_r=1, lora_alpha=1)
+        _check_min(self, "finetune", cotrain_samples=0)
         _check_fraction(self, "finetune", "paraphrase_prob")
         _check_fraction(self, "finetune", "lora_dropout")
         if self.video_loss_weight is not None:
@@ -186,14 +209,23 @@ class FinetuneArguments:
             _check_min(self, "finetune", execute=1)
         frozen = self.trunk_lr_multiplier == 0
         if frozen and self.from_scratch:
-            raise InputError("from_scratch with trunk_lr_multiplier 0 would freeze a random trunk: set one of them only")
+            raise InputError(
+                "from_scratch with trunk_lr_multiplier 0 would freeze a random trunk: set one of them only"
+            )
         if frozen and self.video_loss_weight:
             raise InputError("video_loss_weight needs a trunk that trains, but trunk_lr_multiplier 0 freezes it: "
                              "drop video_loss_weight or raise trunk_lr_multiplier")  # fmt: skip
+        if self.cotrain_samples and (frozen or self.objective == "regression"):
+            raise InputError(
+                "cotrain_samples trains the video loss, which a frozen trunk (trunk_lr_multiplier 0) and objective "
+                "regression do not have: leave it out"
+            )
         if self.lora and self.from_scratch:
             raise InputError("lora adapts a pre-trained trunk; from_scratch makes it random: set one of them only")
         if self.lora and frozen:
-            raise InputError("lora trains adapters on the trunk, but trunk_lr_multiplier 0 freezes it: set one of them only")
+            raise InputError(
+                "lora trains adapters on the trunk, but trunk_lr_multiplier 0 freezes it: set one of them only"
+            )
 
     @property
     def resolved_video_loss_weight(self) -> float:
@@ -365,14 +397,23 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
             text = f"{f.metadata['help']}{': ' + ' | '.join(choices) if choices else ''}{shown}".replace("%", "%%")
             names = (f"--{f.name}", f"--{section}.{f.name}")
             if hints[f.name] is bool:
-                group.add_argument(*names, dest=f"{section}.{f.name}", nargs="?", const="true", metavar="BOOL", help=text)
+                group.add_argument(
+                    *names, dest=f"{section}.{f.name}", nargs="?", const="true", metavar="BOOL", help=text
+                )
             else:
                 group.add_argument(*names, dest=f"{section}.{f.name}", metavar=_metavar(hints[f.name]), help=text)
     cls = config_class(stage)
-    group = parser.add_argument_group(f"model: fields of {cls.__name__} (a field of a sub-config: --model.text_config, as YAML)")
+    group = parser.add_argument_group(
+        f"model: fields of {cls.__name__} (a field of a sub-config: --model.text_config, as YAML)"
+    )
     for f in config_fields(cls).values():
         default = None if f.default is dataclasses.MISSING else f.default
-        group.add_argument(f"--model.{f.name}", dest=f"model.{f.name}", metavar="VALUE", help=f"[default: {default}]".replace("%", "%%"))
+        group.add_argument(
+            f"--model.{f.name}",
+            dest=f"model.{f.name}",
+            metavar="VALUE",
+            help=f"[default: {default}]".replace("%", "%%"),
+        )
     return parser
 
 
@@ -512,14 +553,18 @@ def coerce(value: Any, kind: Any, where: str) -> Any:
 
 
 def _check_model_section(stage: str, section: dict, source: str) -> dict[str, Any]:
-    """Keys must be fields of the stage's config, in sub-configs too; text that is a number (YAML's 1e-6) becomes one."""
+    """Keys must be fields of the stage's config and its sub-configs; text that is a number (1e-6 in YAML) is one."""
     if not section:
         return {}
     cls = config_class(stage)
     fields = config_fields(cls)
-    _refuse_unknown(section, fields, source, f"{stage}.model ({cls.__name__})" if stage == "vqvae" else f"model ({cls.__name__})")
+    _refuse_unknown(
+        section, fields, source, f"{stage}.model ({cls.__name__})" if stage == "vqvae" else f"model ({cls.__name__})"
+    )
     if "vqvae_config" in section:
-        raise InputError("model.vqvae_config comes from the trained VQ-VAE (init_from); set it under vqvae.model instead")
+        raise InputError(
+            "model.vqvae_config comes from the trained VQ-VAE (init_from); set it under vqvae.model instead"
+        )
     for name, sub_class in getattr(cls, "sub_configs_defaults", {}).items():
         if isinstance(section.get(name), dict) and dataclasses.is_dataclass(sub_class):
             _refuse_unknown(section[name], _field_names(sub_class), source, f"model.{name} ({sub_class.__name__})")
@@ -580,4 +625,10 @@ def _metavar(kind: Any) -> str:
 
 
 def _show(value: Any) -> str:
-    return ",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        ",".join(map(str, value))
+        if isinstance(value, (list, tuple))
+        else str(value).lower()
+        if isinstance(value, bool)
+        else str(value)
+    )

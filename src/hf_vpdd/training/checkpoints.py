@@ -1,9 +1,9 @@
 """Checkpoints that are whole or absent.
 
 `<output_dir>/checkpoint-000500/` holds ``state.pt`` (weights, average, optimiser, counters: all that resuming needs),
-``model/`` (loadable with from_pretrained), the run's files, and ``checkpoint.json`` with the size and hash of each file.
-The folder is written under a hidden name, flushed, and renamed; a folder whose files do not match its ``checkpoint.json``
-is not used, and the one before it is.
+``model/`` (loadable with from_pretrained), the run's files, and ``checkpoint.json`` with the size and hash of each.
+The folder is written under a hidden name, flushed, and renamed; a folder whose files do not match its
+``checkpoint.json`` is not used, and the one before it is.
 """
 
 import json
@@ -88,8 +88,10 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError(f"{record} is damaged: {error}") from error
     if content.get("format_version", 0) > FORMAT_VERSION:
-        raise InputError(f"{folder} was written by a newer version of hf_vpdd (checkpoint format "
-                         f"{content['format_version']}, this one reads {FORMAT_VERSION}): update the package")  # fmt: skip
+        raise InputError(
+            f"{folder} was written by a newer version of hf_vpdd (checkpoint format {content['format_version']}, this "
+            f"one reads {FORMAT_VERSION}): update the package"
+        )
     for name, expected in content["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"] or file_sha256(path) != expected["sha256"]:
@@ -124,8 +126,9 @@ def load_checkpoint(
         }  # fmt: skip
         if differing:
             listed = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
-            raise InputError(f"{folder} belongs to a different run ({listed}): use --resume no to start again, or another "
-                             "--output_dir")  # fmt: skip
+            raise InputError(
+                f"{folder} belongs to a different run ({listed}): use --resume no to start again, or another folder"
+            )
         state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
         return int(content["step"]), state
     return None

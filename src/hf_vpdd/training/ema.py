@@ -7,8 +7,8 @@ import torch
 
 
 class Ema:
-    """`shadow = decay * shadow + (1 - decay) * weight`, float32, with a warm-up so that short runs are not dominated by
-    the initial weights (decay is at most (1 + n) / (10 + n) after n updates)."""
+    """`shadow = decay * shadow + (1 - decay) * weight`, float32, with a warm-up so that short runs are not dominated
+    by the initial weights (decay is at most (1 + n) / (10 + n) after n updates)."""
 
     def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float):
         self.parameters = [p for p in parameters if p.requires_grad]

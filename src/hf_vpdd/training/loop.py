@@ -2,8 +2,8 @@
 
 What a stage trains on is a `Task`; how it is optimised, saved, resumed and logged is here and nowhere else. Everything
 random in step `s` (batch, noise, dropout) is a function of (seed, s, micro-batch, rank), so a resumed run repeats an
-uninterrupted one bit for bit on the CPU and there is no data-loader state to restore. Nothing reads a value back from the
-device between log lines.
+uninterrupted one bit for bit on the CPU and there is no data-loader state to restore. Nothing reads a value back from
+the device between log lines.
 """
 
 import json
@@ -135,11 +135,24 @@ class _Run:
         # On the device, so that a bad step costs no sync: skipped in all, skipped in a row now and at most, last one.
         self.skipped, self.in_a_row, self.worst_row, self.last_skipped = zero, zero.clone(), zero.clone(), zero - 1
         self.cpu_seconds = 0.0
+        self.samples_per_step = self.args.batch_size * self.args.gradient_accumulation_steps
+        self.samples_per_step *= self.accelerator.num_processes
         self.identity = {
-            "stage": recipe.stage, "seed": self.args.seed, "fingerprints": task.fingerprints,
-            "samples_per_step": self.args.batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes,
-            "optimizer": {k: getattr(self.args, k) for k in ("learning_rate", "schedule", "ema_decay", *self._shape())},
-        }  # fmt: skip
+            "stage": recipe.stage,
+            "samples_per_step": self.samples_per_step,
+            **{f"fingerprint of {name}": value for name, value in task.fingerprints.items()},
+            **{key: value for key, value in recipe.flat().items() if key not in self._changeable()},
+        }
+
+    def _changeable(self) -> set[str]:
+        """Options that may differ between a run and its resumption. A constant schedule can also be prolonged; the
+        others depend on the number of steps from the start."""
+        names = (
+            "save_every keep_last log_every eval_every eval_samples max_nonfinite tracker progress num_threads "
+            "compile gradient_checkpointing channels_last"
+        ).split()
+        names += ["steps"] if self.args.schedule == "constant" else []
+        return {f"train.{name}" for name in names} | {"data.root", "data.cache_dir"}
 
     def _prepare_model(self) -> None:
         model, args = self.task.model, self.args
@@ -154,10 +167,6 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ema = Ema(self.bare_model.parameters(), args.ema_decay) if args.ema_decay else None
-
-    def _shape(self) -> tuple[str, ...]:
-        """A constant schedule can be prolonged; the others depend on the number of steps from the start."""
-        return () if self.args.schedule == "constant" else ("steps",)
 
     @property
     def bare_model(self) -> nn.Module:
@@ -269,7 +278,7 @@ class _Run:
     def _optimizer_step(self, bad: torch.Tensor) -> None:
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
         if inner.defaults.get("fused"):
-            # The fused kernel leaves weights, moments and its step count alone when found_inf is 1 (made for GradScaler).
+            # The fused kernel leaves weights, moments and step count alone when found_inf is 1 (made for GradScaler).
             inner.grad_scale, inner.found_inf = None, bad.float()
             self.optimizer.step()
         elif not bool(bad):
@@ -314,7 +323,7 @@ class _Run:
         steps = self.counts.get("grad_norm", 1)
         self.sums, self.counts = {}, {}
         values["train/learning_rate"] = self.args.learning_rate * learning_rate_factor(self.step - 1, self.args)
-        rate = steps * self.identity["samples_per_step"] / max(seconds, 1e-9)
+        rate = steps * self.samples_per_step / max(seconds, 1e-9)
         skipped, worst = int(self.skipped), int(self.worst_row)
         if skipped:
             values["train/skipped_steps"] = float(skipped)
@@ -332,8 +341,9 @@ class _Run:
             content = {"step": step, "skipped_in_a_row": worst, "sample_indices": batches}
             atomic_write_text(self.output_dir / "nonfinite.json", json.dumps(content, indent=1))
         raise InputError(
-            f"loss or gradient was not finite in {worst} steps in a row (train.max_nonfinite = {self.args.max_nonfinite}), "
-            f"last in step {step}: lower the learning rate, or look at the samples named in {self.output_dir / 'nonfinite.json'}"
+            f"loss or gradient was not finite in {worst} steps in a row (train.max_nonfinite is "
+            f"{self.args.max_nonfinite}), last in step {step}: lower the learning rate, or look at the samples named "
+            f"in {self.output_dir / 'nonfinite.json'}"
         )
 
     def _evaluate(self, final: bool) -> dict[str, float]:
@@ -361,7 +371,8 @@ class _Run:
         for name, picture in pictures.items():
             save_png(self.output_dir / "pictures" / f"{name}-{self.step:06d}.png", picture)
         if self.args.tracker == "tensorboard":
-            self.accelerator.get_tracker("tensorboard").log_images({k: v[None] for k, v in pictures.items()}, step=self.step, dataformats="NHWC")  # fmt: skip
+            images = {name: picture[None] for name, picture in pictures.items()}
+            self.accelerator.get_tracker("tensorboard").log_images(images, step=self.step, dataformats="NHWC")
 
     # ---------------------------------------------------------------------------------------------- saving, resuming
 
@@ -416,7 +427,7 @@ class _Run:
             summary = {
                 "stage": self.recipe.stage, "steps": self.step, "metrics": metrics, "skipped_steps": int(self.skipped),
                 "cpu_seconds": round(self.cpu_seconds, 2), "wall_seconds": round(wall_seconds, 2),
-                "samples_per_second": round(self.step * self.identity["samples_per_step"] / max(wall_seconds, 1e-9), 1),
+                "samples_per_second": round(self.step * self.samples_per_step / max(wall_seconds, 1e-9), 1),
             }  # fmt: skip
             atomic_write_text(self.output_dir / "training.json", json.dumps(summary, indent=1) + "\n")
         self.accelerator.wait_for_everyone()

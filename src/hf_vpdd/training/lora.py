@@ -1,6 +1,8 @@
 """Low-rank adapters on the video trunk, with the action head trained whole (peft)."""
 
 import copy
+import re
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,8 +22,6 @@ def add_lora(policy: nn.Module, options: FinetuneArguments) -> nn.Module:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise InputError("--lora needs peft: pip install hf-vpdd[lora]") from error
-    import re
-
     pattern = options.lora_target_modules or getattr(policy, "_lora_target_modules", None) or DEFAULT_TARGETS
     targets = [name for name, m in policy.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(pattern, name)]
     if not targets:
@@ -34,7 +34,9 @@ def add_lora(policy: nn.Module, options: FinetuneArguments) -> nn.Module:
         r=options.lora_r, lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, target_modules=targets,
         modules_to_save=options.lora_modules_to_save or None,
     )  # fmt: skip
-    return get_peft_model(policy, config)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft's own use of an old name
+        return get_peft_model(policy, config)
 
 
 def save_adapter(model: nn.Module, folder: Path, base: str | None) -> None:
@@ -47,5 +49,5 @@ def save_adapter(model: nn.Module, folder: Path, base: str | None) -> None:
 
 
 def save_merged(model: nn.Module, save: Callable[[nn.Module], None]) -> None:
-    """Give `save` a copy of the policy with the adapters merged in; merging `model` itself could not be undone exactly."""
+    """Give `save` a copy of the policy with the adapters merged in; merging `model` itself has no exact way back."""
     save(copy.deepcopy(model).merge_and_unload())

@@ -19,13 +19,17 @@ PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "peft", "tokeniz
 
 
 def git_revision() -> str | None:
-    """Commit of the checkout this package is imported from (`+dirty` if files differ), or None for an installed copy."""
+    """Commit of the checkout this package is imported from (`+dirty` if files differ); None for an installed copy."""
     here = Path(__file__).resolve().parent
     try:
         run = ["git", "-C", str(here)]
         revision = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
         status = subprocess.run(
-            [*run, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10, check=True
+            [*run, "status", "--porcelain", "--untracked-files=no"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
         )
     except (OSError, subprocess.SubprocessError):
         return None

@@ -7,9 +7,7 @@ from ..errors import InputError
 from .arguments import TrainArguments
 
 
-def parameter_groups(
-    model: nn.Module, weight_decay: float, multipliers: dict[str, float] | None = None
-) -> list[dict]:
+def parameter_groups(model: nn.Module, weight_decay: float, multipliers: dict[str, float] | None = None) -> list[dict]:
     """Groups of the trainable parameters by (learning-rate multiplier, decay or not).
 
     Norms, biases, embeddings and free-standing parameters (positions, latents) are not decayed.
@@ -33,8 +31,10 @@ def parameter_groups(
     ]
 
 
-def build_optimizer(model: nn.Module, args: TrainArguments, multipliers: dict[str, float] | None = None) -> torch.optim.AdamW:
-    """AdamW, fused where the device has it (CPU and CUDA do): one kernel, and it skips a step without a device sync."""
+def build_optimizer(
+    model: nn.Module, args: TrainArguments, multipliers: dict[str, float] | None = None
+) -> torch.optim.AdamW:
+    """AdamW, fused where the device has it (CPU and CUDA do): one kernel, which skips a step without a device sync."""
     groups = parameter_groups(model, args.weight_decay, multipliers)
     if not groups:
         raise InputError("nothing to train: every parameter is frozen")

@@ -15,7 +15,9 @@ def grid(rows: list[list[np.ndarray]], gap: int = 2, scale: int = 2) -> np.ndarr
     out = np.full((len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3), 255, dtype=np.uint8)
     for r, row in enumerate(rows):
         for c, frame in enumerate(row):
-            out[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = frame
+            out[r * (height + gap) : r * (height + gap) + height, c * (width + gap) : c * (width + gap) + width] = (
+                frame
+            )
     return out.repeat(scale, axis=0).repeat(scale, axis=1)
 
 

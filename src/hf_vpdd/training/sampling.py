@@ -1,7 +1,7 @@
 """Which samples make batch `step`: a pure function of (seed, step, rank), so resuming needs no data-loader state.
 
-An endless walk through seeded permutations of the dataset. Ranks interleave: two processes with batch B see at every step
-together exactly what one process with batch 2B sees.
+An endless walk through seeded permutations of the dataset. Ranks interleave: two processes with batch B see at every
+step together exactly what one process with batch 2B sees.
 """
 
 from collections import OrderedDict
@@ -13,7 +13,9 @@ import torch
 class IndexSampler:
     """Indices of each (step, micro-batch) out of `size` samples."""
 
-    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, micro_batches: int = 1):
+    def __init__(
+        self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1, micro_batches: int = 1
+    ):
         if size < 1:
             raise ValueError("IndexSampler needs at least one sample")
         self.size, self.batch_size, self.seed = size, batch_size, seed

@@ -1,1 +1,1 @@
-"""The three stages: frames -> tokens (vqvae), action-less video -> forecasts (pretrain), demonstrations -> policy (finetune)."""
+"""The stages: frames to tokens (vqvae), video to forecasts (pretrain), demonstrations to a policy (finetune)."""

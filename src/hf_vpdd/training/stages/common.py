@@ -25,7 +25,13 @@ def open_store(recipe: Recipe, store: Any = None):
     if store is None:
         with main_process_first():
             stores = [
-                FrameStore.build(root, camera=data.camera, image_size=data.image_size, cache_dir=data.cache_dir, progress=recipe.train.progress)
+                FrameStore.build(
+                    root,
+                    camera=data.camera,
+                    image_size=data.image_size,
+                    cache_dir=data.cache_dir,
+                    progress=recipe.train.progress,
+                )
                 for root in data.root
             ]
         store = stores[0] if len(stores) == 1 else FrameStore.concat(stores)
@@ -63,7 +69,7 @@ def choose_episodes(store, data: DataArguments) -> tuple[list[int], list[int]]:
             k, draw = data.episodes_per_task, data.demo_draw
             if len(rest) < (draw + 1) * k:
                 raise InputError(
-                    f"task {task!r} has {len(rest)} training episodes; draw {draw} of {k} episodes needs {(draw + 1) * k}: "
+                    f"task {task!r} has {len(rest)} training episodes; draw {draw} of {k} needs {(draw + 1) * k}: "
                     "lower data.episodes_per_task or data.demo_draw, or record more"
                 )
             rest = rest[draw * k : (draw + 1) * k]
@@ -149,9 +155,13 @@ def store_codes(recipe: Recipe, store, vqvae, codes: Any = None, fingerprint: st
 
     config, device = vqvae.config, PartialState().device
     if config.clip_frames > 1 and recipe.data.history_stride > 1:
-        raise InputError("data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames")
+        raise InputError(
+            "data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames"
+        )
     if config.image_size != recipe.data.image_size:
-        raise InputError(f"data.image_size is {recipe.data.image_size}, the VQ-VAE was trained on {config.image_size} px")
+        raise InputError(
+            f"data.image_size is {recipe.data.image_size}, the VQ-VAE was trained on {config.image_size} px"
+        )
     vqvae = to_channels_last(vqvae.to(device)).eval()
     bf16 = recipe.train.mixed_precision == "bf16" and device.type == "cuda"
 
@@ -174,7 +184,9 @@ def require_model_folder(path: str | None, stage: str) -> Path:
         raise InputError(f"{stage} needs --init_from, the output folder of the stage before it")
     folder = Path(path)
     if not (folder / "config.json").is_file():
-        raise InputError(f"init_from: {folder} holds no model (config.json is missing): train it first, or name its folder")
+        raise InputError(
+            f"init_from: {folder} holds no model (config.json is missing): train it first, or name its folder"
+        )
     return folder
 
 
@@ -183,7 +195,9 @@ def check_model_type(folder: Path, expected: str, stage: str) -> None:
 
     found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if found != expected:
-        raise InputError(f"init_from: {folder} holds a model of type {found!r}, {stage} starts from one of type {expected!r}")
+        raise InputError(
+            f"init_from: {folder} holds a model of type {found!r}, {stage} starts from one of type {expected!r}"
+        )
 
 
 # ------------------------------------------------------------------------------------------------------- language

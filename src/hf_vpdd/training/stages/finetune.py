@@ -4,6 +4,7 @@ The four arms of the comparison are options: `from_scratch`, `objective`, `trunk
 """
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     `pipeline("robot-policy", model=folder)` and `AutoModel` load.
 
     Args:
-        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE of `recipe.init_from`, likewise.
+        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE of `init_from`, likewise.
 
     Raises:
         InputError: a dataset without actions, no pre-trained model in `init_from`, options that contradict it.
@@ -42,8 +43,10 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     check_model_type(folder, "vpdd", "finetune")
     store = open_store(recipe, store)
     if store.action is None:
-        raise InputError(f"finetune needs demonstrations with actions; {', '.join(recipe.data.root)} has none: record them "
-                         "without --no-actions, or use training/pretrain.py for action-less video")  # fmt: skip
+        raise InputError(
+            f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
+            "use training/pretrain.py for action-less video"
+        )
     return train(FinetuneTask(recipe, folder, store, codes), recipe).output_dir
 
 
@@ -62,8 +65,20 @@ class FinetuneTask(Task):
         self.policy.to("cpu")
         self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
         self.windows = Windows(
-            store, codes, config, self.processor, data, options, train_episodes, held_out, recipe.train.eval_samples, True
+            store,
+            codes,
+            config,
+            self.processor,
+            data,
+            options,
+            train_episodes,
+            held_out,
+            recipe.train.eval_samples,
+            True,
         )
+        if options.cotrain_samples:
+            everything, _ = choose_episodes(store, replace(data, episodes_per_task=None, demo_draw=0))
+            self.windows.add_cotraining(everything, options.cotrain_samples, data.frame_stride)
         self.num_samples = len(self.windows.train)
         self.frozen = options.trunk_lr_multiplier == 0
         self.has_unused_parameters = config.video_loss_weight == 0 or config.action_objective == "regression"
@@ -87,7 +102,7 @@ class FinetuneTask(Task):
             self.policy.model.eval()
 
     def batch(self, indices):
-        return tensors_only(self.windows.train.__getitems__(indices.tolist()))
+        return self.windows.training_batch(indices)
 
     def loss(self, model, batch, generator):
         output = model(**self.windows.inputs(batch, generator), generator=generator)
@@ -95,7 +110,7 @@ class FinetuneTask(Task):
         return output.loss, {name: value for name, value in parts.items() if value is not None}
 
     def evaluate(self, model, generator, device, final):
-        """On held-out demonstrations: the training loss, and how far greedy actions lie from the expert's (robot units)."""
+        """On held-out demonstrations: the action loss; mean distance of greedy actions to the expert's, robot units."""
         if self.windows.val is None:
             return Evaluation()
         processor, sums = self.processor, torch.zeros(3, dtype=torch.float64)
@@ -137,7 +152,9 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
     options = recipe.options
     base = VPDDConfig.from_pretrained(folder)
     from_policy = "VPDDForRobotPolicy" in (base.architectures or ()) and not options.from_scratch
-    changes = {k: v for k, v in recipe.model.items() if k != "text_config"}  # the tokenizer decided the text tower's sizes
+    changes = {
+        k: v for k, v in recipe.model.items() if k != "text_config"
+    }  # the tokenizer decided the text tower's sizes
     changes["action_dim"] = int(store.action.shape[1])
     state_dim = 0 if store.state is None else int(store.state.shape[1])
     if changes.get("state_dim", state_dim) not in (0, state_dim):
@@ -166,13 +183,15 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
         )
     except RuntimeError as error:
         raise InputError(
-            f"the weights in {folder} do not fit the model section: keep the trunk as it was pre-trained, or train from "
-            f"scratch. {error}"
+            f"the weights in {folder} do not fit the model section: keep the trunk as it was pre-trained, or train "
+            f"from scratch. {error}"
         ) from error
     wrong = [k for k in info["missing_keys"] if not k.startswith("action_head.")] + list(info["mismatched_keys"])
     if wrong:
-        raise InputError(f"the weights in {folder} do not fit the model section: {wrong[:5]} are missing or of another "
-                         "shape. Keep the trunk as it was pre-trained")  # fmt: skip
+        raise InputError(
+            f"the weights in {folder} do not fit the model section: {wrong[:5]} are missing or of another shape. Keep "
+            "the trunk as it was pre-trained"
+        )
     return policy, from_policy
 
 

@@ -29,7 +29,7 @@ def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     """Train a `VPDDForVideoPrediction` by `recipe` (see `load_recipe("pretrain", ...)`); returns its folder.
 
     Args:
-        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE in `recipe.init_from`, likewise.
+        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE in `init_from`, likewise.
 
     Raises:
         InputError: no VQ-VAE in `init_from`, or one that does not fit the data or the model section.
@@ -64,13 +64,22 @@ class PretrainTask(Task):
         )  # fmt: skip
         train_episodes, held_out = choose_episodes(store, data)
         self.windows = Windows(
-            store, codes, config, self.processor, data, options, train_episodes, held_out, recipe.train.eval_samples, False
+            store,
+            codes,
+            config,
+            self.processor,
+            data,
+            options,
+            train_episodes,
+            held_out,
+            recipe.train.eval_samples,
+            False,
         )
         self.num_samples = len(self.windows.train)
         self.fingerprints = {"dataset": store.fingerprint, "vqvae": fingerprint, "episodes": str(len(train_episodes))}
 
     def batch(self, indices):
-        return tensors_only(self.windows.train.__getitems__(indices.tolist()))
+        return self.windows.training_batch(indices)
 
     def loss(self, model, batch, generator):
         output = model(**self.windows.inputs(batch, generator), generator=generator)
@@ -80,7 +89,9 @@ class PretrainTask(Task):
         if self.windows.val is None:
             return Evaluation()
         metrics = video_metrics(model, self.windows, generator, device)
-        return Evaluation(metrics, {"forecast": forecast_picture(model, self.windows, self.options.picture_samples, device)})
+        return Evaluation(
+            metrics, {"forecast": forecast_picture(model, self.windows, self.options.picture_samples, device)}
+        )
 
     def save_model(self, folder, model, final):
         def write(target: Path) -> None:
@@ -98,7 +109,9 @@ def pretrain_config(recipe: Recipe, vqvae_config, tokenizer, store):
         vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
-    text["max_position_embeddings"] = max(text.get("max_position_embeddings", 0), recipe.options.max_instruction_length)
+    text["max_position_embeddings"] = max(
+        text.get("max_position_embeddings", 0), recipe.options.max_instruction_length
+    )
     section.setdefault("history_frames", vqvae_config.clip_frames)
     if store.state is not None:
         section.setdefault("state_dim", int(store.state.shape[1]))
@@ -108,8 +121,8 @@ def pretrain_config(recipe: Recipe, vqvae_config, tokenizer, store):
 
 
 def video_metrics(model, windows: Windows, generator: torch.Generator, device: torch.device) -> dict[str, float]:
-    """On held-out windows: the training loss; and from an all-masked future in one pass, top-1 accuracy on all codes and on
-    those that differ from the current frame's at the same place, beside the accuracy of copying the current codes."""
+    """On held-out windows: the training loss; and from an all-masked future in one pass, top-1 accuracy on all codes
+    and on those that differ from the current frame's at the same place; and how right copying the current codes is."""
     config, core = model.config, model.model
     sums = torch.zeros(5, dtype=torch.float64)
     for rows in rows_of(len(windows.val), 64):
@@ -125,7 +138,13 @@ def video_metrics(model, windows: Windows, generator: torch.Generator, device: t
         right = (logits.argmax(-1).view_as(truth) == truth).double()
         changed = (truth != current).double()
         sums += torch.stack(
-            [loss.double() * size, right.mean() * size, (right * changed).sum(), changed.sum(), (1 - changed).mean() * size]
+            [
+                loss.double() * size,
+                right.mean() * size,
+                (right * changed).sum(),
+                changed.sum(),
+                (1 - changed).mean() * size,
+            ]
         ).cpu()
     total = len(windows.val)
     return {

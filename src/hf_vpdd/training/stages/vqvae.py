@@ -97,8 +97,8 @@ class PixelWeights:
     where gripper and objects are would be drowned.
 
     * variance: variance over time within the pixel's episode (what the measured recipe used).
-    * deviation: squared distance of this frame's pixel from the mean picture of its task. Also catches small things that
-      stand still in every episode but elsewhere in each, like a target.
+    * deviation: squared distance of this frame's pixel from the mean picture of its task. Also catches small things
+      that stand still in every episode but elsewhere in each, like a target.
     """
 
     def __init__(self, store, options, frames_per_map: int = 96):

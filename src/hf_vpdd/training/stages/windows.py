@@ -27,7 +27,8 @@ class Windows:
         self.with_pixels = bool(config.image_channels or config.head_keypoints and actions)
         self.with_actions = actions
         self._shape = dict(
-            history_frames=config.history_frames, history_stride=data.history_stride, predict_ahead=config.predict_ahead,
+            history_frames=config.history_frames, history_stride=data.history_stride,
+            predict_ahead=config.predict_ahead,
             chunk_size=config.chunk_size, with_actions=actions, with_pixels=self.with_pixels,
         )  # fmt: skip
         self._codes = codes
@@ -35,14 +36,35 @@ class Windows:
         self.val_positions = spread(frame_indices(store, held_out), eval_samples)
         self.val = self.subset(self.val_positions) if len(self.val_positions) else None
         self.instructions = InstructionSampler(
-            sentences_with_paraphrases(list(self.train.tasks)), processor.tokenize_instructions, options.paraphrase_prob
+            sentences_with_paraphrases(list(self.train.tasks)),
+            processor.tokenize_instructions,
+            options.paraphrase_prob,
         )
 
-    def subset(self, positions: np.ndarray):
+    cotrain_samples = 0
+
+    def subset(self, positions: np.ndarray, **changes: Any):
         """A `WindowDataset` of the windows that start at these frames of the store."""
         from ...data.windows import WindowDataset
 
-        return WindowDataset(self.store, self._codes, frame_indices=positions, **self._shape)
+        return WindowDataset(self.store, self._codes, frame_indices=positions, **{**self._shape, **changes})
+
+    def add_cotraining(self, episodes: list[int], number: int, stride: int) -> None:
+        """Let every training batch also hold `number` windows of these episodes, for the video loss only."""
+        self.cotrain_samples = number
+        self.cotrain = self.subset(frame_indices(self.store, episodes, stride), with_actions=False)
+
+    def training_batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
+        """Collated windows of `train`; co-training ones come last, every step of their chunk marked as pad."""
+        batch = tensors_only(self.train.__getitems__(indices.tolist()))
+        if not self.cotrain_samples:
+            return batch
+        # A function of the indices alone, hence of (seed, step) like they are.
+        chosen = np.random.default_rng(indices).integers(0, len(self.cotrain), self.cotrain_samples)
+        more = tensors_only(self.cotrain.__getitems__(chosen.tolist()))
+        more["action"] = batch["action"][:1].expand(len(chosen), -1, -1)  # some valid action, never a label
+        more["action_is_pad"] = torch.ones(len(chosen), batch["action"].shape[1], dtype=torch.bool)
+        return {key: torch.cat((batch[key], more[key])) for key in batch}
 
     def inputs(self, batch: dict[str, Any], generator: torch.Generator | None) -> dict[str, torch.Tensor]:
         """Collated window tensors -> model inputs. With a generator: augmented, for training; without: as they are."""
@@ -64,7 +86,11 @@ class Windows:
                     state = state + noise * torch.randn(state.shape, generator=generator, device=state.device)
                 inputs["state"] = state
             if "action" in batch:
-                encode = processor.encode_actions if self.config.action_objective == "diffusion" else processor.normalize_actions
+                encode = (
+                    processor.encode_actions
+                    if self.config.action_objective == "diffusion"
+                    else processor.normalize_actions
+                )
                 inputs["actions"] = encode(batch["action"], check=False)
                 inputs["actions_is_pad"] = batch["action_is_pad"]
         return inputs
