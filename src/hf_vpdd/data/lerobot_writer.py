@@ -54,6 +54,8 @@ class LeRobotWriter:
         InputError: `root` holds a dataset already, or files of someone else under the names a dataset needs.
     """
 
+    _flush_at = 20_000  # rows; few large row groups read faster than one per episode
+
     def __init__(
         self,
         root: str | os.PathLike,
@@ -330,7 +332,7 @@ class LeRobotWriter:
     def _write_rows(self, columns: dict[str, np.ndarray], length: int) -> None:
         self._pending.append(pa.table({key: _to_arrow(columns[key]) for key in sorted(columns)}))
         self._pending_rows += length
-        if self._pending_rows >= 20_000:  # few large row groups read faster than one per episode
+        if self._pending_rows >= self._flush_at:
             self._flush_rows()
 
     def _flush_rows(self) -> None:
