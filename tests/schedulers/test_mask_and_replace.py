@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hf_vpdd.errors import InputError
 from hf_vpdd.schedulers import MaskAndReplaceScheduler
 from hf_vpdd.schedulers.categorical import draw, truncate, uniform
-from hf_vpdd.schedulers.scheduling_mask_and_replace import reverse
+from hf_vpdd.schedulers.mask_and_replace_kernel import reverse
 
 
 GOLDENS = np.load(Path(__file__).parents[1] / "fixtures" / "vpdd_diffusion_small.npz")
@@ -561,6 +561,12 @@ def test_step_compiles_to_one_graph():
     x = torch.full_like(x, n)
     out = torch.compile(whole, backend="aot_eager", fullgraph=True)(logits, torch.tensor(0), x)
     assert out.shape == x.shape and (out < n).all()
+
+    def loss(logits, t):
+        return scheduler.loss(logits, out, x, t, n).loss
+
+    t = torch.tensor([5, 60])
+    torch.testing.assert_close(torch.compile(loss, backend="aot_eager", fullgraph=True)(logits, t), loss(logits, t))
 
 
 # ---- config and bad input ------------------------------------------------------------------------------------------

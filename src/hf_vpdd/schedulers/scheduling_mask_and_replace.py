@@ -14,7 +14,6 @@ for t in scheduler.timesteps:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +23,7 @@ from diffusers.utils import BaseOutput
 
 from ..errors import InputError
 from .categorical import draw, truncate, uniform
-
-
-_NEVER = -1e30  # a logit that no softmax sees; finite, so that gradients of empty sums are zero and not NaN
+from .mask_and_replace_kernel import NEVER, Jump, bound, reverse
 
 
 @dataclass
@@ -49,39 +46,6 @@ class MaskAndReplaceLoss(BaseOutput):
     nll: torch.Tensor | None = None
     aux: torch.Tensor | None = None
     variational: torch.Tensor | None = None
-
-
-class Jump(NamedTuple):
-    """Probabilities of one jump s -> t, float64, (B, 1): of the jump itself, and cumulative at s and at t."""
-
-    keep: torch.Tensor
-    replace: torch.Tensor  # for each class
-    mask: torch.Tensor
-    keep_s: torch.Tensor
-    replace_s: torch.Tensor
-    mask_s: torch.Tensor
-    keep_t: torch.Tensor
-    replace_t: torch.Tensor
-    mask_t: torch.Tensor
-
-
-def reverse(x_0: torch.Tensor, x_t: torch.Tensor, u: torch.Tensor, j: Jump, num_classes: int) -> torch.Tensor:
-    """x_s ~ q(x_s | x_t, x_0), exact for every replacement mass. x_0, x_t int64 (B, L), u float64 (B, L) in [0, 1).
-
-    With i the class at s, the kernel factors into four products, which are three things to do:
-        (keep [i = x_t] + replace) (keep_s [i = x_0] + replace_s)
-            = keep (keep_s [x_0 = x_t] + replace_s) [i = x_t]     stay as we are
-            + replace replace_s                                    any class, uniformly
-            + replace keep_s [i = x_0]                             become x_0
-    over their sum keep_t [x_0 = x_t] + replace_t. A MASK stays MASK with mask_s / mask_t, and has been visible at s
-    otherwise, then uniform with replace_s. Drawing x_0 ~ p(x_0 | x_t) first makes x_s ~ p(x_s | x_t).
-    """
-    masked, same = x_t == num_classes, x_0 == x_t
-    total = torch.where(same, j.keep_t + j.replace_t, j.replace_t)
-    stay = torch.where(masked, j.mask_s / j.mask_t, j.keep * (j.keep_s * same + j.replace_s) / total)
-    anything = torch.where(masked, j.mask / j.mask_t, j.replace / total) * (j.replace_s * num_classes)
-    any_class = ((u - stay) / anything * num_classes).long().clamp(0, num_classes - 1)  # the same u, stretched
-    return torch.where(u < stay, x_t, torch.where(u < stay + anything, any_class, x_0))
 
 
 class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
@@ -268,7 +232,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         if kind != "vb":
             raise InputError(f"kind is {kind!r}; choose 'vb' or 'ce'.")
 
-        kl, nll, aux = self._bound(logits, x_0, x_t, self.jump(timesteps, timesteps - 1, num_classes, x_0.device))
+        kl, nll, aux = bound(logits, x_0, x_t, self.jump(timesteps, timesteps - 1, num_classes, x_0.device))
         first = timesteps == 0
         variational = torch.where(first, (nll * weights).sum(-1), (kl * weights).sum(-1))
         auxiliary = torch.where(first, (nll * weights).sum(-1), (aux * weights).sum(-1))
@@ -276,46 +240,6 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         per_sample = (variational + auxiliary) * scale
         loss = (per_sample.sum() / x_0.numel()).float()
         return MaskAndReplaceLoss(loss, per_sample.float(), kl, nll, aux, variational.detach())
-
-    @staticmethod
-    def _bound(logits: torch.Tensor, x_0: torch.Tensor, x_t: torch.Tensor, j: Jump):
-        """kl, nll, aux per position in closed form. Only sums over classes are (B, L, K), in float32; what the
-        classes x_0 and k = x_t contribute is gathered and done in float64 logs, where the tiny mass does not cancel.
-
-        p(i) = (keep [i=k] + replace) W_i / replace_t, W_i = keep_s p_i z_i + replace_s S, S = sum_i p_i z_i; q(i) the
-        same with p one-hot at x_0; z_k = replace_t / (keep_t + replace_t), other z_i = 1. MASK: no k, and S = 1.
-        """
-        num_classes = logits.shape[-1]
-        masked = x_t == num_classes
-        k = torch.where(masked, x_0, x_t)
-        hit = k == x_0  # also at MASK
-        gather = lambda index: logits.gather(-1, index.unsqueeze(-1)).squeeze(-1).double()  # noqa: E731
-        others = logits.scatter(-1, torch.stack([x_0, k], -1), _NEVER)
-        rest, at_0, at_k = torch.logsumexp(others, -1).double(), gather(x_0), gather(k)
-        rest_k = torch.where(hit, rest, torch.logaddexp(rest, at_0))  # all but k
-        norm = torch.logaddexp(rest_k, at_k)
-        log_p0, log_pk = at_0 - norm, at_k - norm
-
-        log_zk = torch.log(j.replace_t / (j.keep_t + j.replace_t))
-        log_z0 = torch.where(hit & ~masked, log_zk, 0.0)
-        log_s = torch.where(masked, 0.0, torch.logaddexp(rest_k - norm, log_pk + log_zk))
-        log_keep, log_spread = j.keep_s.log(), j.replace_s.log() + log_s
-        log_w0 = torch.logaddexp(log_keep + log_p0 + log_z0, log_spread)
-        log_wk = torch.logaddexp(log_keep + log_pk + log_zk, log_spread)
-        # sum over the other classes of log(W_i / (replace_s S))
-        shift = norm - log_keep + log_spread
-        excess = F.softplus(others - shift.float().unsqueeze(-1)).sum(-1).double()
-
-        total = torch.where(hit, j.keep_t + j.replace_t, j.replace_t)  # q(x_t | x_0)
-        other = torch.where(masked, j.mask / j.mask_t, j.replace / total)
-        at_x0 = torch.where(masked, j.mask / j.mask_t, (j.keep * hit + j.replace) / total)
-        at_xt = torch.where(hit, 0.0, (j.keep + j.replace) / j.replace_t)
-        n_others = num_classes - 2 + hit.double()
-        kl = at_x0 * (j.keep_s + j.replace_s) * (torch.log(j.keep_s + j.replace_s) + log_z0 - log_w0)
-        kl = kl + at_xt * j.replace_s * (j.replace_s.log() - log_wk)
-        kl = kl + other * j.replace_s * (n_others * (log_z0 - log_s) - excess)
-        nll = -(torch.log(at_x0) - log_z0 + log_w0)
-        return kl, nll, -log_p0
 
     def sample_timesteps(self, batch: int, generator=None, device=None, importance: bool = True):
         """Timesteps (B,) and their probabilities (B,) float64. Uniform until `update_importance` has seen every
@@ -374,17 +298,17 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
             prev_timestep = timestep - 1
         classes = torch.arange(num_classes, device=sample.device)
         if logits is None:
-            logits = torch.where(classes == x_0.unsqueeze(-1), 0.0, _NEVER)
+            logits = torch.where(classes == x_0.unsqueeze(-1), 0.0, NEVER)
         self._check_logits(logits, sample, num_classes)
         j = Jump(*(x.unsqueeze(-1) for x in self.jump(timestep, prev_timestep, num_classes, sample.device)))
         masked, at_k = (sample == num_classes).unsqueeze(-1), classes == sample.unsqueeze(-1)
-        log_p = torch.log_softmax(logits.float().clamp(min=_NEVER), -1).double()
+        log_p = torch.log_softmax(logits.float().clamp(min=NEVER), -1).double()
         log_pz = torch.where(at_k, log_p + torch.log(j.replace_t / (j.keep_t + j.replace_t)), log_p)
         log_s = torch.logsumexp(log_pz, -1, keepdim=True)  # 0 at MASK
         log_w = torch.logaddexp(j.keep_s.log() + log_pz, j.replace_s.log() + log_s)
         step = torch.where(masked, j.mask / j.mask_t, (j.keep * at_k + j.replace) / j.replace_t)
         stay = torch.where(masked, j.mask_s / j.mask_t, 0.0).expand(*sample.shape, 1)
-        return torch.cat([step.log() + log_w, stay.log()], -1).clamp(min=_NEVER).float()
+        return torch.cat([step.log() + log_w, stay.log()], -1).clamp(min=NEVER).float()
 
     def step(
         self,
