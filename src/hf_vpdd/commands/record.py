@@ -25,7 +25,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--paraphrases", action="store_true", help="draw each episode's sentence among the training paraphrases")
     add("--protocol", choices=list(PROTOCOLS), default="lean", help="how pictures are made")
     add("--max-steps", type=int, default=200, metavar="N", help="drop attempts in which the expert needs longer")
-    add("--pix-fmt", choices=["yuv420p", "yuv444p"], default="yuv444p", help="yuv420p plays in any browser, but blurs colour")
+    add(
+        "--pix-fmt", choices=["yuv420p", "yuv444p"], default="yuv444p",
+        help="yuv420p plays in any browser, but blurs colour",
+    )  # fmt: skip
     add("--crf", type=int, default=18, help="quality of the H.264 video, lower is better")
     add("--workers", type=int, default=None, metavar="N", help="processes; one per core if not given")
 

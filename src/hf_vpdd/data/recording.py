@@ -2,10 +2,10 @@
 
     hf-vpdd record --tasks mt10 --episodes 50 --out data/mt10          # or record(...) below
 
-The expert acts under noise, the labels are what it would do without (DART, Laskey et al. 2017): the robot is pushed off
-the expert's path and the data shows how to come back. Noise is an AR(1) process on the three position commands; its
-strength is drawn by episode, so that clean and very noisy episodes both occur. Where an expert cannot cope (grasping under
-strong noise), further seeds are tried, every few failures with less noise.
+The expert acts under noise, the labels are what it would do without (DART, Laskey et al. 2017): the robot is pushed
+off the expert's path and the data shows how to come back. Noise is an AR(1) process on the three position commands;
+its strength is drawn by episode, so that clean and very noisy episodes both occur. Where an expert cannot cope
+(grasping under strong noise), further seeds are tried, every few failures with less noise.
 
 Episode e of task t depends on (t, e, seed) alone: how many workers record, in which order, and how often they are
 stopped does not change a byte of the data. Each finished episode is put aside whole under `OUT/.staging`; the same
@@ -48,7 +48,7 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class RecordingPlan:
-    """All that decides what is in the data (and not how fast it is made). Two recordings with equal plans are equal."""
+    """All that decides what is in the data, and nothing else: two recordings with equal plans are equal."""
 
     tasks: tuple[str, ...]
     episodes_per_task: int
@@ -121,8 +121,8 @@ def record(
         paraphrases: Draw each episode's sentence among the canonical one and the training paraphrases.
         protocol: How pictures are made, see `envs.protocols.PROTOCOLS`.
         max_steps: Attempts in which the expert needs longer are dropped.
-        pix_fmt: "yuv444p", or "yuv420p", which any browser plays but which halves the resolution of colour (3 dB worse at
-            96 pixels, at the same file size).
+        pix_fmt: "yuv444p", or "yuv420p", which any browser plays but which halves the resolution of colour (3 dB worse
+            at 96 pixels, at the same file size).
         crf: H.264 quality, 0 to 51, lower is better.
         workers: Processes; one per core (at most one per episode) if not given.
         progress: Show a bar with episodes per minute and experts dropped.
@@ -131,11 +131,13 @@ def record(
         `root`, now a LeRobot v3.0 dataset. Its `meta/info.json` tells under "recording" how it was made.
 
     Raises:
-        InputError: Unknown names, values out of range, a folder that holds something else, an expert that never succeeds.
+        InputError: Unknown names, values out of range, a folder that holds something else, or an expert that never
+            succeeds.
     """
     plan = _make_plan(
-        tasks=tasks, episodes_per_task=episodes_per_task, seed=seed, cameras=cameras, image_size=image_size, noise=noise,
-        actions=actions, paraphrases=paraphrases, protocol=protocol, max_steps=max_steps, pix_fmt=pix_fmt, crf=crf,
+        tasks=tasks, episodes_per_task=episodes_per_task, seed=seed, cameras=cameras, image_size=image_size,
+        noise=noise, actions=actions, paraphrases=paraphrases, protocol=protocol, max_steps=max_steps,
+        pix_fmt=pix_fmt, crf=crf,
     )  # fmt: skip
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise InputError(f"workers must be a whole number of at least 1, but is {workers!r}")
@@ -154,7 +156,7 @@ def record(
     return root
 
 
-# -- the plan and the folder -------------------------------------------------------------------------------------------
+# -- the plan and the folder -----------------------------------------------------------------------------------------
 
 
 def _make_plan(**given) -> RecordingPlan:
@@ -211,7 +213,7 @@ def _compare(found: dict | None, wanted: dict, root: Path, what: str) -> None:
     raise InputError(f"{root} {what}: {'; '.join(differences)}. Use the same arguments, or another folder")
 
 
-# -- workers -----------------------------------------------------------------------------------------------------------
+# -- workers ---------------------------------------------------------------------------------------------------------
 
 
 def _run_workers(plan: RecordingPlan, staging: Path, jobs: list, workers: int, done: Callable[[int], None]) -> None:
@@ -293,8 +295,8 @@ def _record_episode(task: str, episode: int) -> int:
             break
     else:
         raise InputError(
-            f"the expert of {task} failed {MAX_ATTEMPTS} times at episode {episode} within {plan.max_steps} steps, in the "
-            f"end with noise {level}; record with less noise or more max_steps"
+            f"the expert of {task} failed {MAX_ATTEMPTS} times at episode {episode} within {plan.max_steps} steps, in "
+            f"the end with noise {level}; record with less noise or more max_steps"
         )
     columns = {"observation.state": demonstration["state"]}
     if plan.actions:
@@ -321,10 +323,11 @@ def demonstrate(env, seed: int, noise: float, generator: np.random.Generator) ->
         generator: Of the noise.
 
     Returns:
-        None if the expert did not succeed in time, else {"images": {camera: uint8 (T, H, W, 3)}, "state": float32 (T, 4),
-        "action": float32 (T, 4)}: row t is what was seen before step t and what the expert, without noise, would do then.
+        None if the expert did not succeed in time, else a dictionary: "images" {camera: uint8 (T, H, W, 3)}, "state"
+        and "action" float32 (T, 4). Row t is what was seen before step t and what the expert, without noise, would do
+        then.
     """
-    # Without pictures first: a failed attempt then costs a twentieth. The same seed and commands give the same episode.
+    # Without pictures first: a failed attempt costs a twentieth. The same seed and commands give the same episode.
     obs, _ = env.reset(seed=seed, render=False)
     states, labels, executed = [], [], []
     drift = noise * generator.standard_normal(3)
@@ -361,7 +364,7 @@ def _generator(*key: int | str) -> np.random.Generator:
     return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
 
 
-# -- the dataset -------------------------------------------------------------------------------------------------------
+# -- the dataset -----------------------------------------------------------------------------------------------------
 
 
 def _assemble(root: Path, staging: Path, plan: RecordingPlan, progress: bool) -> None:

@@ -2,8 +2,9 @@
 
     hf-vpdd doctor            # prints `diagnose()`
 
-MuJoCo reads `MUJOCO_GL` once, when it is imported, and its default (glfw) needs a display. So `configure_gl()` has to run
-before the first `import mujoco`, in every process that renders (a spawned worker inherits the variables of its parent).
+MuJoCo reads `MUJOCO_GL` once, when it is imported, and its default (glfw) needs a display. So `configure_gl()` has to
+run before the first `import mujoco`, in every process that renders (a spawned worker inherits the variables of its
+parent).
 """
 
 import ctypes
@@ -41,9 +42,9 @@ os._exit(0)
 def configure_gl() -> str:
     """Chooses MuJoCo's OpenGL backend for this process and returns its name.
 
-    A `MUJOCO_GL` that is already set is respected. Otherwise, on Linux: EGL if its libraries load, else OSMesa. macOS and
-    Windows have their own backend and need no variable. Software rendering (llvmpipe) gets one thread: more threads do not
-    make a 96-pixel picture faster, more processes do.
+    A `MUJOCO_GL` that is already set is respected. Otherwise, on Linux: EGL if its libraries load, else OSMesa. macOS
+    and Windows have their own backend and need no variable. Software rendering (llvmpipe) gets one thread: more
+    threads do not make a 96-pixel picture faster, more processes do.
 
     Raises:
         InputError: No usable library was found; names the packages to install.
@@ -68,7 +69,7 @@ def diagnose(render: bool = True) -> dict:
     """What rendering and the Meta-World simulator have and lack on this machine.
 
     Args:
-        render: Also draw one picture in a child process (about half a second), the only proof that drivers really work.
+        render: Also draw one picture in a child process (half a second), the only proof that drivers work.
 
     Returns:
         A dictionary: `ok` (nothing to do), `backend` (egl | osmesa | native | what MUJOCO_GL says | None), `libraries`

@@ -2,7 +2,8 @@
 
     env = MetaWorldEnv("drawer-close", cameras=("corner2",), image_size=96)
     obs, info = env.reset(seed=100000)       # the same start and goal in every process and order
-    obs, reward, terminated, truncated, info = env.step(action)        # obs: {"images": {camera: (H, W, 3)}, "state", ...}
+    obs, reward, terminated, truncated, info = env.step(action)
+    obs["images"]["corner2"], obs["state"], obs["instruction"]             # uint8 (96, 96, 3), float32 (4,), str
 
 Three protocols say how pictures are made and how long an episode is:
 
@@ -40,9 +41,10 @@ _MODEL_FIELDS = (
 class MetaWorldEnv(gymnasium.Env):
     """One task of Meta-World.
 
-    Observations are dictionaries: `images` {camera: uint8 (H, W, 3)}, `state` float32 (4,) (end effector x, y, z in metres,
-    gripper opening 0..1) and `instruction` (str). Actions are float32 (4,) in [-1, 1]. An episode never terminates; it is
-    truncated after `max_steps`. `info["success"]` is momentary: score an episode by whether it was ever true.
+    Observations are dictionaries: `images` {camera: uint8 (H, W, 3)}, `state` float32 (4,) (end effector x, y, z in
+    metres, gripper opening 0..1) and `instruction` (str). Actions are float32 (4,) in [-1, 1]. An episode never
+    terminates; it is truncated after `max_steps`. `info["success"]` is momentary: score an episode by whether it was
+    ever true.
 
     Args:
         task: Task name, with or without "-v3".
@@ -50,8 +52,8 @@ class MetaWorldEnv(gymnasium.Env):
         image_size: Pixels per side; the protocol's own size if not given.
         protocol: "lean", "vpdd" or "lerobot-mt50".
         max_steps: Steps until truncation; the protocol's own number if not given.
-        perturbation: A name of `perturbations.PERTURBATIONS`: changes what is seen, never the physics, the same way for
-            the same (task, seed).
+        perturbation: A name of `perturbations.PERTURBATIONS`: changes what is seen, never the physics, the same way
+            for the same (task, seed).
         instruction: Sentence to put into observations instead of the canonical one.
         camera: Same as `cameras` for a single one.
 
@@ -119,8 +121,8 @@ class MetaWorldEnv(gymnasium.Env):
         """Starts an episode.
 
         Args:
-            seed: Fixes start and goal (and the perturbation): the same (task, seed) is the same episode in any process and
-                after any other episodes. A random one is drawn, and reported in `info["seed"]`, if not given.
+            seed: Fixes start and goal (and the perturbation): the same (task, seed) is the same episode in any process
+                and after any other episodes. A random one is drawn, and reported in `info["seed"]`, if not given.
             options: Ignored (Gymnasium's interface).
             render: Put pictures into the observation.
 
@@ -240,7 +242,7 @@ class MetaWorldEnv(gymnasium.Env):
 
             self._expert = ENV_POLICY_MAP[self.task]()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "Constant(s) may be too high", at most steps: that is what clipping is for
+            warnings.simplefilter("ignore")  # "Constant(s) may be too high": that is what the clipping is for
             action = self._expert.get_action(self._raw_obs)
         return np.clip(np.asarray(action, np.float32), -1.0, 1.0)
 
@@ -253,19 +255,21 @@ class MetaWorldEnv(gymnasium.Env):
     # -- inside ------------------------------------------------------------------------------------------------------
 
     def _build(self):
-        """Meta-World's environment object, set to draw starts and goals from a seed and to show the goal to the expert."""
+        """Meta-World's environment object, set to draw from a seed and to show the goal to the expert."""
         try:
             from metaworld.env_dict import ALL_V3_ENVIRONMENTS
         except ModuleNotFoundError as error:
             # `packaging` is one of them: gymnasium's MuJoCo part imports it and does not require it
-            raise InputError(f"Meta-World needs {error.name}; install it with: pip install 'hf-vpdd[metaworld]'") from None
+            hint = "install it with: pip install 'hf-vpdd[metaworld]'"
+            raise InputError(f"Meta-World needs {error.name}; {hint}") from None
 
         sim_class = ALL_V3_ENVIRONMENTS[self.task]
         if self._perturbation is not None and self._perturbation.edits_model:
             sim_class = self._perturbation.edited(sim_class)
         sim = sim_class()
         sim._partially_observable = False
-        sim.__dict__.pop("sawyer_observation_space", None)  # cached with the goal's bounds at zero: it would clip the goal
+        # Cached with the goal's bounds at zero: every step would clip the goal away.
+        sim.__dict__.pop("sawyer_observation_space", None)
         sim.observation_space = sim.sawyer_observation_space
         sim._freeze_rand_vec = False
         sim.seeded_rand_vec = True
@@ -283,15 +287,17 @@ class MetaWorldEnv(gymnasium.Env):
         size = rules.render_size or self.image_size * rules.supersample
         model.vis.global_.offwidth = model.vis.global_.offheight = size
         self._pristine = {field: np.array(getattr(model, field)) for field in _MODEL_FIELDS}
-        self._pristine_headlight = [np.array(getattr(model.vis.headlight, f)) for f in ("ambient", "diffuse", "specular")]
+        head = model.vis.headlight
+        self._pristine_headlight = [np.array(light) for light in (head.ambient, head.diffuse, head.specular)]
         return sim
 
     def _restore_model(self) -> None:
         model = self._sim.model
         for field, value in self._pristine.items():
             getattr(model, field)[:] = value
-        for field, value in zip(("ambient", "diffuse", "specular"), self._pristine_headlight):
-            getattr(model.vis.headlight, field)[:] = value
+        head = model.vis.headlight
+        for light, value in zip((head.ambient, head.diffuse, head.specular), self._pristine_headlight):
+            light[:] = value
 
     def _check_begun(self) -> None:
         if self._raw_obs is None:
@@ -348,7 +354,7 @@ def box_mean(picture: np.ndarray, factor: int) -> np.ndarray:
 
 
 def resize_bilinear(picture: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, H, 3) to (size, size, 3) as VPDD's preprocessing does: bilinear, pixel centres aligned, no antialiasing."""
+    """uint8 (H, H, 3) to (size, size, 3) as VPDD's preprocessing does: bilinear, no antialiasing, corners not aligned."""
     if picture.shape[0] == size:
         return np.ascontiguousarray(picture)
     position = np.clip((np.arange(size) + 0.5) * (picture.shape[0] / size) - 0.5, 0, picture.shape[0] - 1)

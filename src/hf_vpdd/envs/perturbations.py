@@ -23,7 +23,7 @@ from .protocols import UPSIDE_DOWN, VPDD_CROP_FOVY
 class Perturbation:
     """One kind of change.
 
-    `edits_model` says whether the MuJoCo model itself must be built differently; then `edited` gives the class to build.
+    `edits_model` says whether the MuJoCo model must be built differently; then `edited` gives the class to build.
     """
 
     name: str
@@ -38,15 +38,15 @@ class Perturbation:
 
     def apply(self, model, data, task: str, cameras: tuple[str, ...], seed: int) -> None:
         """Changes the freshly reset model of one episode."""
-        self._change(model, data, task, cameras, np.random.default_rng([_crc(task), _crc(self.name), seed]))
+        self._change(model, data, task, cameras, seed, np.random.default_rng([_crc(task), _crc(self.name), seed]))
 
-    def _change(self, model, data, task, cameras, generator) -> None:
+    def _change(self, model, data, task, cameras, seed, generator) -> None:
         raise NotImplementedError
 
 
 class CameraOrbit(Perturbation):
-    """Turns fixed cameras around the point of the table they look at: sideways by an angle of `sideways` degrees (either
-    way) and up or down by `tilt` degrees. Everything stays in view."""
+    """Turns fixed cameras around the point of the table they look at: sideways by an angle of `sideways` degrees
+    (either way) and up or down by `tilt` degrees. Everything stays in view."""
 
     def __init__(self, name: str, sideways: tuple[float, float], tilt: tuple[float, float]) -> None:
         self.name, self._sideways, self._tilt = name, sideways, tilt
@@ -56,12 +56,15 @@ class CameraOrbit(Perturbation):
         if moving:
             raise InputError(f"perturbation '{self.name}' moves fixed cameras; {', '.join(moving)} hangs on the robot")
 
-    def _change(self, model, data, task, cameras, generator):
+    def _change(self, model, data, task, cameras, seed, generator):
         import mujoco
 
         for camera in cameras:
             index = model.camera(camera).id
-            side, up = (generator.choice([-1, 1]) * np.deg2rad(generator.uniform(*r)) for r in (self._sideways, self._tilt))
+            side, up = (
+                generator.choice([-1, 1]) * np.deg2rad(generator.uniform(*span))
+                for span in (self._sideways, self._tilt)
+            )
             frame = np.empty(9)
             mujoco.mju_quat2Mat(frame, model.cam_quat[index])
             right, ahead = frame.reshape(3, 3)[:, 0], -frame.reshape(3, 3)[:, 2]
@@ -79,14 +82,15 @@ class CameraOrbit(Perturbation):
 
 
 class Light(Perturbation):
-    """All lights at 45 to 75 % of their strength, tinted warm, the directional ones turned by 40 to 120 degrees."""
+    """All lights at 50 to 80 % of their strength, tinted warm, the directional ones turned by 40 to 120 degrees."""
 
     name = "light"
 
-    def _change(self, model, data, task, cameras, generator):
+    def _change(self, model, data, task, cameras, seed, generator):
         import mujoco
 
-        tint = generator.uniform(0.45, 0.75) * np.array([1.0, generator.uniform(0.8, 0.92), generator.uniform(0.55, 0.75)])
+        warm = np.array([1.0, generator.uniform(0.82, 0.95), generator.uniform(0.6, 0.8)])
+        tint = generator.uniform(0.5, 0.8) * warm
         head = model.vis.headlight
         for values in (head.ambient, head.diffuse, head.specular, model.light_diffuse, model.light_specular):
             values[:] = values * tint
@@ -101,7 +105,7 @@ class TableColor(Perturbation):
 
     name = "table_color"
 
-    def _change(self, model, data, task, cameras, generator):
+    def _change(self, model, data, task, cameras, seed, generator):
         color = colorsys.hsv_to_rgb(generator.uniform(), generator.uniform(0.25, 0.6), generator.uniform(0.35, 0.8))
         wood = model.geom_matid == model.material("table_wood").id
         # Textures were handed to the GPU for good; a geom without material shows its own colour instead.
@@ -110,18 +114,21 @@ class TableColor(Perturbation):
 
 
 class Distractor(Perturbation):
-    """Three coloured solids, 2.5 to 4 cm, lie on the table in view of the first camera, clear of the objects, of the goal, of
-    the straight ways between hand, object and goal, and not in front of them. They collide with nothing."""
+    """Three coloured solids, 2.5 to 4 cm, lie on the table in view of the first camera, clear of the objects, of the
+    goal, of the straight ways between hand, object and goal, and not in front of them. They collide with nothing."""
 
     name = "distractor"
     edits_model = True
     _SHAPES = ("box", "cylinder", "ellipsoid")
     _COLORS = ((0.9, 0.75, 0.1), (0.6, 0.2, 0.7), (0.95, 0.5, 0.1), (0.1, 0.6, 0.6), (0.9, 0.4, 0.6), (0.9, 0.9, 0.9))
+    _NO_ROOM = ("pick-out-of-hole-v3",)  # its table has a hole, and its boards count as objects: nothing fits in view
     _TABLE = ((-0.45, 0.45), (0.3, 0.92))  # x and y in metres that a robot hand or a camera gets to see
 
     def check(self, task, cameras):
+        if task in self._NO_ROOM:
+            raise InputError(f"perturbation '{self.name}' finds no free place on the table of {task}; leave it out")
         if cameras[0] in ("behindGripper", "gripperPOV"):
-            raise InputError(f"perturbation '{self.name}' places things in view of a fixed camera, not of {cameras[0]}")
+            raise InputError(f"perturbation '{self.name}' needs a fixed camera as the first one, not {cameras[0]}")
 
     def edited(self, sim_class):
         shapes = self._SHAPES
@@ -135,7 +142,7 @@ class Distractor(Perturbation):
                     # In bodies of their own, at the end: the numbers of all other bodies and geoms stay as they are.
                     body = spec.worldbody.add_body(name=f"distractor{number}", pos=[0.0, 0.6, 0.03])
                     kind = getattr(mujoco.mjtGeom, f"mjGEOM_{shape.upper()}")
-                    body.add_geom(name=f"distractor{number}", type=kind, size=[0.03] * 3, contype=0, conaffinity=0, group=1)
+                    body.add_geom(name=body.name, type=kind, size=[0.03] * 3, contype=0, conaffinity=0, group=1)
                 model = spec.compile()
                 model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
                 model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
@@ -144,7 +151,7 @@ class Distractor(Perturbation):
         WithDistractors.__name__ = sim_class.__name__
         return WithDistractors
 
-    def _change(self, model, data, task, cameras, generator):
+    def _change(self, model, data, task, cameras, seed, generator):
         import mujoco
 
         mujoco.mj_kinematics(model, data)
@@ -169,8 +176,8 @@ class Distractor(Perturbation):
                     break
             else:
                 raise InputError(
-                    f"perturbation '{self.name}' finds no free place on the table of {task} in view of {camera}; choose "
-                    "another camera or leave this task out"
+                    f"perturbation '{self.name}' finds no free place on the table of {task} with seed {seed} in view of "
+                    f"{camera}; choose another camera or leave this episode out"
                 )
             placed.append((spot, radius))
             body, geom = model.body(f"distractor{number}").id, model.geom(f"distractor{number}").id

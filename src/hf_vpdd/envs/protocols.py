@@ -1,4 +1,4 @@
-"""What a Meta-World observation is: cameras, sizes, and the protocols that decide how pictures are made. Plain data."""
+"""What a Meta-World observation is: cameras, sizes, and the protocols (how pictures are made)."""
 
 import difflib
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ ACTION_DIM = 4  # end effector dx, dy, dz (1 = 1 cm a step) and gripper effort (
 FPS = 80  # one picture per step of 0.0125 s
 CAMERAS = ("corner2", "corner", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 UPSIDE_DOWN = ("corner", "corner2", "corner3", "corner4")  # Meta-World's XML rolls these by 180 degrees
-# Field of view (degrees) that shows just the rows and columns 110..369 of a 480-pixel picture of corner2 (VPDD's crop).
+# Field of view (degrees) that shows the rows and columns 110..369 of a 480-pixel picture of corner2 (VPDD's crop).
 VPDD_CROP_FOVY = 34.7322
 
 
@@ -24,8 +24,8 @@ class Protocol:
         max_steps: Steps until `truncated`.
         image_size: Pixels per side unless the user asks for another size.
         render_size: Pixels per side that the simulator draws; None draws for the wanted size (see `supersample`).
-        supersample: With `render_size` None, draw this many times larger and average: without multisampling a target of
-            one or two pixels would otherwise flicker as it moves.
+        supersample: With `render_size` None, draw this many times larger and average: without multisampling a target
+            of one or two pixels would otherwise flicker as it moves.
         lean: Switch shadows, multisampling and mirrors off, and narrow corner2 to VPDD's crop.
         crop: Rows and columns to keep of what was drawn, after turning it upright.
         camera_positions: Cameras moved to another place, {name: (x, y, z)} in metres.

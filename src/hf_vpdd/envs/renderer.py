@@ -1,4 +1,4 @@
-"""Draws a MuJoCo scene into an array, through an OpenGL context of its own that is made current before every picture."""
+"""Draws a MuJoCo scene into an array, in a GL context of its own that is made current before every picture."""
 
 import atexit
 import functools
@@ -12,9 +12,9 @@ from .gl import configure_gl
 class OffscreenRenderer:
     """Pictures of one MuJoCo model without a window.
 
-    Why not gymnasium's `MujocoRenderer`: it makes its GL context current only when one renderer owns several viewers. With
-    several environments in one process every picture is then drawn in the context made last, that is with the meshes and
-    textures of another model, and no error is raised. Here `draw` always switches first.
+    Why not gymnasium's `MujocoRenderer`: it makes its GL context current only when one renderer owns several viewers.
+    With several environments in one process every picture is then drawn in the context made last, that is with the
+    meshes and textures of another model, and no error is raised. Here `draw` always switches first.
 
     Args:
         model: `mujoco.MjModel`. Its `vis.quality` and `vis.global_.offwidth/offheight` are read now and not again;
@@ -87,8 +87,8 @@ _open_renderers: "weakref.WeakSet[OffscreenRenderer]" = weakref.WeakSet()
 def _close_at_exit() -> None:
     """Frees all contexts before the EGL display ends, or each would print a traceback when the interpreter shuts down.
 
-    MuJoCo registers the display's end when it makes its first context, and exit handlers run last in, first out: so this
-    has to be called after that first context was made.
+    MuJoCo registers the display's end when it makes its first context, and exit handlers run last in, first out: so
+    this has to be called after that first context was made.
     """
     atexit.register(lambda: [renderer.close() for renderer in list(_open_renderers)])
 
