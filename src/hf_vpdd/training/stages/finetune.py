@@ -110,7 +110,7 @@ class FinetuneTask(Task):
         return output.loss, {name: value for name, value in parts.items() if value is not None}
 
     def evaluate(self, model, generator, device, final):
-        """On held-out demonstrations: the action loss; mean distance of greedy actions to the expert's, robot units."""
+        """On held-out demonstrations: the action loss; mean error of greedy actions in robot units."""
         if self.windows.val is None:
             return Evaluation()
         processor, sums = self.processor, torch.zeros(3, dtype=torch.float64)
