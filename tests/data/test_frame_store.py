@@ -213,3 +213,12 @@ def test_the_cache_says_what_it_is(tmp_path, dataset_root):
     build(dataset_root, cache_dir=tmp_path)
     about = json.loads(next(tmp_path.glob("*/store.json")).read_text())
     assert about["camera"] == "observation.images.corner2" and about["image_size"] == 48
+
+
+def test_no_room_for_the_cache_is_said_before_decoding(tmp_path, dataset_root):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written to .* choose another cache_dir"):
+        build(dataset_root, cache_dir=tmp_path / "file")
+    with pytest.raises(InputError, match="are free; choose another cache_dir or a smaller image_size"):
+        build(dataset_root, cache_dir=tmp_path, image_size=10_000_000)
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]

@@ -176,6 +176,7 @@ class FrameStore:
         place = cache_dir / f"frames-{key.rsplit('.', 1)[-1]}-{image_size}-{fingerprint[:16]}"
         if not (place / "store.json").is_file():
             arrays = _read_numbers(dataset)
+            _check_room(cache_dir, dataset.num_frames * image_size**2 * 3)
             try:
                 with atomic_path(place) as temporary:
                     temporary.mkdir(parents=True)
@@ -362,6 +363,22 @@ def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
             )
         arrays[names[key]] = value
     return arrays
+
+
+def _check_room(cache_dir: Path, num_bytes: int) -> None:
+    """Says before minutes of decoding that the result cannot be stored."""
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(cache_dir).free
+    except OSError as error:
+        raise InputError(
+            f"the frame cache cannot be written to {cache_dir} ({error}); choose another cache_dir"
+        ) from error
+    if free < num_bytes * 1.01:
+        raise InputError(
+            f"the frame cache needs {num_bytes / 1e9:.1f} GB in {cache_dir}, where {free / 1e9:.1f} GB are free; choose "
+            "another cache_dir or a smaller image_size"
+        )
 
 
 def _decode_into(path: Path, dataset: LeRobotDataset, key: str, size: int, progress: bool) -> None:
