@@ -161,6 +161,9 @@ class _Run:
         model.to(self.device)
         if args.channels_last:
             to_channels_last(model)
+        if self.device.type == "cpu" and hasattr(model, "set_attn_implementation"):
+            # The explicit product trains about twice as fast there as the fused kernel (bfloat16, short sequences).
+            model.set_attn_implementation("eager")
         if args.compile:
             model.compile()
         optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
