@@ -29,17 +29,17 @@ class Jump(NamedTuple):
 def reverse(x_0: torch.Tensor, x_t: torch.Tensor, u: torch.Tensor, j: Jump, num_classes: int) -> torch.Tensor:
     """x_s ~ q(x_s | x_t, x_0), exact for every replacement mass. x_0, x_t int64 (B, L), u float64 (B, L) in [0, 1).
 
-    With i the class at s, the kernel factors into four products, which are three things to do:
+    With i the class at s, the kernel is a sum of three things to do:
         (keep [i = x_t] + replace) (keep_s [i = x_0] + replace_s)
-            = keep (keep_s [x_0 = x_t] + replace_s) [i = x_t]     stay as we are
+            = keep replace_s [i = x_t]                             stay as we are
             + replace replace_s                                    any class, uniformly
-            + replace keep_s [i = x_0]                             become x_0
-    over their sum keep_t [x_0 = x_t] + replace_t. A MASK stays MASK with mask_s / mask_t, and has been visible at s
-    otherwise, then uniform with replace_s. Drawing x_0 ~ p(x_0 | x_t) first makes x_s ~ p(x_s | x_t).
+            + (keep [x_0 = x_t] + replace) keep_s [i = x_0]        become x_0
+    over the whole, keep_t [x_0 = x_t] + replace_t. A MASK stays MASK with mask_s / mask_t; otherwise it was visible at
+    s, as any class or as x_0. Drawing x_0 ~ p(x_0 | x_t) first makes this a draw from p(x_s | x_t).
     """
-    masked, same = x_t == num_classes, x_0 == x_t
-    total = torch.where(same, j.keep_t + j.replace_t, j.replace_t)
-    stay = torch.where(masked, j.mask_s / j.mask_t, j.keep * (j.keep_s * same + j.replace_s) / total)
+    masked = x_t == num_classes
+    total = torch.where(x_0 == x_t, j.keep_t + j.replace_t, j.replace_t)
+    stay = torch.where(masked, j.mask_s / j.mask_t, j.keep * j.replace_s / total)
     anything = torch.where(masked, j.mask / j.mask_t, j.replace / total) * (j.replace_s * num_classes)
     any_class = ((u - stay) / anything * num_classes).long().clamp(0, num_classes - 1)  # the same u, stretched
     return torch.where(u < stay, x_t, torch.where(u < stay + anything, any_class, x_0))
