@@ -1,10 +1,10 @@
 """What every tensor of an official VPDD checkpoint is called here (spec: vpdd.md §1.4, §3, §10).
 
-A name is either renamed or dropped with a reason; a name that no rule knows is reported, never passed over. The official
-files hold, under the wrappers of their trainers:
+A name is either renamed or dropped with a reason; a name that no rule knows is reported, never passed over. The
+official files hold, under the wrappers of their trainers:
 
 * tokenizer: a Lightning file, names as in `encoder.convs.0.conv.weight`;
-* policy: `{"step", "model", "ema"}`, names as in `model.traj_model.latents` (trunk) and `model.act_model.…` (action head).
+* policy: `{"step", "model", "ema"}`, names as in `model.traj_model.latents` (trunk) or `model.act_model.…` (head).
 """
 
 import re

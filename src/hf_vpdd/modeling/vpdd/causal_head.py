@@ -56,8 +56,8 @@ class CausalHead(nn.Module):
     """p_theta2. The sequence is [t, instruction, V*L forecast states, chunk*A noisy actions], read causally: an action
     sees the whole forecast and the actions before it, as they are at this noise level.
 
-    A noisy action enters as the *number* of its bin, through a perceptron; MASK is the number of bins. The robot's state
-    is not read.
+    A noisy action enters as the *number* of its bin, through a perceptron; MASK is the number of bins. The robot's
+    state is not read.
     """
 
     def __init__(self, config: VPDDConfig):
@@ -88,8 +88,8 @@ class CausalHead(nn.Module):
         size = config.head_hidden_size
         if config.hidden_size != size:
             raise ValueError(
-                f"the causal head reads the trunk's states as they are: head_hidden_size ({size}) must equal hidden_size "
-                f"({config.hidden_size})"
+                "the causal head reads the trunk's states as they are: "
+                f"head_hidden_size ({size}) must equal hidden_size ({config.hidden_size})"
             )
         self.action_embed = nn.Sequential(
             nn.Linear(1, size), nn.Mish(), nn.Linear(size, size), nn.Mish(), nn.Linear(size, size)
@@ -128,7 +128,9 @@ class CausalHead(nn.Module):
         video_hidden: torch.Tensor,
         context: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Noisy bins int64 (B, chunk, A), hidden (B, V, L, hidden) -> logits (B, chunk, A, bins), or (B, chunk, A) actions.
+        """Noisy bins int64 (B, chunk, A), states (B, V, L, hidden) -> logits (B, chunk, A, bins).
+
+        For regression (B, chunk, A), the actions themselves.
 
         The parts of `context` other than `condition` are multiplied by it already, once a plan.
         """

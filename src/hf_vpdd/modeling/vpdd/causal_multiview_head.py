@@ -35,8 +35,8 @@ class CausalMultiviewHead(CausalHead):
 
     The video tokens carry all views at one place of the code grid, side by side in the channels, through a perceptron.
     `config.head_video_input` says what they are made of: `"forecast"`, the trunk's states of every view, as the paper
-    describes; or `"history"`, rows of the codebook for the *current* clip of the views `head_view_order`, which is what
-    the released code feeds and its weights expect.
+    describes; or `"history"`, rows of the codebook for the *current* clip of the views `head_view_order`, which is
+    what the released code feeds and its weights expect.
     """
 
     @staticmethod

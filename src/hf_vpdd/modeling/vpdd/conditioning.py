@@ -5,7 +5,7 @@ from torch import nn
 
 
 class SinusoidalTimestep(nn.Module):
-    """Diffusion time t (N,), 0..T-1 -> (N, size): sines then cosines of the raw integer, then a perceptron (spec §3)."""
+    """Diffusion time t (N,), 0..T-1 -> (N, size): sines, then cosines of the integer, then a perceptron (spec §3)."""
 
     def __init__(self, size: int, ff_size: int):
         super().__init__()

@@ -50,22 +50,22 @@ class VPDDConfig(PreTrainedConfig):
             `num_action_bins` classes. state_dim (`int`, defaults to 0): Size of the proprioceptive state; 0 = unused.
         hidden_size, trunk_layers, trunk_heads, trunk_head_dim, trunk_ff_size, num_latents, trunk_dropout: The trunk.
             `num_latents` is the Perceiver's, `trunk_position_rows` the length of its learned position table.
-        timestep_ff_size, history_ff_size (`int`): Inner widths of the perceptrons that embed t (Perceiver and causal heads)
-            and the history's codes (Perceiver).
+        timestep_ff_size, history_ff_size (`int`): Inner widths of the perceptrons that embed t (Perceiver and causal
+            heads) and the history's codes (Perceiver).
         image_channels (`int`, defaults to 0): Width of the small CNN that feeds raw pixels of the newest frame to the
             `"fused"` trunk (0 = codes only).
         head_hidden_size, head_layers, head_heads, head_ff_size, head_dropout, head_position_rows: The action head.
         head_keypoints (`int`, defaults to 0): Spatial-softmax keypoints that the `"cross_attention"` head reads from the
             raw newest frame, conditioned on the instruction: precision below the token grid. 0 = none.
-        head_action_groups (`list[int]`, *optional*): Causal heads: how many consecutive action dimensions share an output
-            layer; one each by default, `[3, 3, 1]` (translation, rotation, gripper) on RLBench.
+        head_action_groups (`list[int]`, *optional*): Causal heads: how many consecutive action dimensions share an
+            output layer; one each by default, `[3, 3, 1]` (translation, rotation, gripper) on RLBench.
         head_video_input (`str`, defaults to `"forecast"`): What the `"causal_multiview"` head sees of the video:
-            `"forecast"`, the trunk's states of all views (the paper), or `"history"`, codebook rows of the current clip
-            (the released code; released weights need it).
-        head_view_order (`list[int]`, *optional*): Views of which that head makes its video tokens, in channel order; all
-            of them by default. The released code has the wrist twice and no front view: `[3, 1, 2, 3]`.
-        head_image_size (`int`, defaults to 0): Pixels of the raw views that head reads. When set, `pixel_values` come at
-            this size and are resized for the tokenizer; 0 = the tokenizer's size.
+            `"forecast"`, the trunk's states of all views (the paper), or `"history"`, codebook rows of the current
+            clip (the released code; released weights need it).
+        head_view_order (`list[int]`, *optional*): Views of which that head makes its video tokens, in channel order;
+            all of them by default. The released code has the wrist twice and no front view: `[3, 1, 2, 3]`.
+        head_image_size (`int`, defaults to 0): Pixels of the raw views that head reads. When set, `pixel_values` come
+            at this size and are resized for the tokenizer; 0 = the tokenizer's size.
         head_image_channels, head_patch_size (`int`): Its convolutions over raw views.
         num_train_timesteps (`int`), alpha_bar_start, alpha_bar_end, replace_mass, truncation (`float`): The diffusion, see
             [`MaskAndReplaceScheduler`]. `truncation=None` samples from the whole distribution.
@@ -229,7 +229,7 @@ class VPDDConfig(PreTrainedConfig):
 
     @classmethod
     def rlbench(cls, released: bool = False, **overrides) -> "VPDDConfig":
-        """The official RLBench network: four views (front, left shoulder, right shoulder, wrist), 7-D keyframe actions.
+        """The official RLBench network: four views (front, left and right shoulder, wrist), 7-D keyframe actions.
 
         Args:
             released: wire the action head as the released code does (it never sees the forecast), so that released

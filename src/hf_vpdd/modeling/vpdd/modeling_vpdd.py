@@ -12,6 +12,7 @@ from functools import cached_property
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -184,6 +185,10 @@ class VPDDModel(VPDDPreTrainedModel):
         if pixel_values is None:
             raise ValueError("the current clip is needed: give pixel_values or history_codes")
         batch, views = pixel_values.shape[:2]
+        if self.config.head_image_size:  # frames come at the size the action head reads; the tokenizer's is another
+            size = self.config.vqvae_config.image_size
+            frames = F.interpolate(pixel_values.flatten(0, 2), size=(size, size), mode="bilinear", align_corners=False)
+            pixel_values = frames.unflatten(0, pixel_values.shape[:3])
         codes = self.vqvae.encode(pixel_values.flatten(0, 1).transpose(1, 2).to(self.vqvae.dtype))
         return codes.unflatten(0, (batch, views))
 

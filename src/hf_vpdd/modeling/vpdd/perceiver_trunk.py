@@ -131,7 +131,8 @@ class PerceiverTrunk(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """
         Args:
-            history_codes: int64 (N, t, h, w). pixel_values: not read. prompt: (N, P). codebook: (K, D), the tokenizer's.
+            history_codes: int64 (N, t, h, w). pixel_values: not read. prompt: (N, P).
+            codebook: (K, D), the tokenizer's.
         Returns:
             `tokens` (N, L, hidden): the current clip; `codes` (N, L, D): its rows of the codebook;
             `condition` (N, 1, hidden): the instruction; `fixed` (N, 1 + L, hidden): instruction and history as they
