@@ -420,8 +420,8 @@ def train_tokenizer(sentences: Sequence[str], vocab_size: int = 512, max_length:
         max_length: `model_max_length` of the tokenizer, in tokens.
 
     Returns:
-        A tokenizer with ids 0 (pad), 1 (eos) and 2 (bos); pass `eos_token_id` and the others to `CLIPTextConfig`. eos is
-        not 2: CLIP's text tower reads `eos_token_id == 2` as "an old checkpoint: the end token is the largest id".
+        A tokenizer with ids 0 (pad), 1 (eos) and 2 (bos); pass `eos_token_id` and the others to `CLIPTextConfig`. eos
+        is not 2: CLIP's text tower reads `eos_token_id == 2` as "an old checkpoint: the end token is the largest id".
     """
     sentences = list(sentences)
     if not sentences:
@@ -479,8 +479,8 @@ def _plain_lists(stats, name: str, required: Sequence[str]) -> dict | None:
     return plain
 
 
-# `VPDDProcessor.from_pretrained` looks its image processor up in transformers' table; registered here, it is found however
-# this module came to be imported.
+# `VPDDProcessor.from_pretrained` looks its image processor up in transformers' table; registered here, it is found
+# however this module came to be imported.
 AutoImageProcessor.register(VPDDConfig, image_processor_classes={"pil": VPDDImageProcessorPil}, exist_ok=True)
 
 
