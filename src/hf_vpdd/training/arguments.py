@@ -366,19 +366,23 @@ def parse_command_line(stage: str, argv: list[str] | None = None, description: s
     """The recipe of a training script: `--config recipe.yaml` plus `--key value` overrides."""
     parser = build_parser(stage, description)
     namespace, unknown = parser.parse_known_args(argv)
+    nested = {}
+    while len(unknown) > 1 and unknown[0].startswith("--model.") and unknown[0].count(".") > 1:
+        nested[unknown[0][2:]] = unknown[1]  # a field of a sub-config: --model.text_config.hidden_size 64
+        unknown = unknown[2:]
     if unknown:
         options = [name for action in parser._actions for name in action.option_strings]
         flag = unknown[0].split("=")[0]
         raise InputError(f"unknown argument {unknown[0]!r}{_nearest(flag, options)} (see --help)")
-    given = {key: value for key, value in vars(namespace).items() if value is not None}
+    given = {key: value for key, value in {**vars(namespace), **nested}.items() if value is not None}
     return load_recipe(stage, given.pop("config", None), given)
 
 
 def build_parser(stage: str, description: str | None = None) -> argparse.ArgumentParser:
     """An argparse parser with one group of options per section; every option defaults to None, i.e. to the recipe."""
     parser = argparse.ArgumentParser(
-        prog=SCRIPTS[stage], description=description, allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        prog=SCRIPTS[stage], usage="%(prog)s --config RECIPE.yaml [--OPTION VALUE ...]", description=description,
+        allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     group = parser.add_argument_group("run")
     group.add_argument("--config", help="recipe YAML; everything below overrides it")
@@ -388,7 +392,7 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
     group.add_argument("--resume", help="auto: go on from the newest valid checkpoint in output_dir; no: start again; "
                                         "or a checkpoint folder (default: auto)")  # fmt: skip
     for section, cls in (("data", DataArguments), ("train", TrainArguments), (stage, STAGE_ARGUMENTS[stage])):
-        group = parser.add_argument_group(f"{section}: {cls.__doc__.splitlines()[0]}")
+        group = parser.add_argument_group(f"{section}: {cls.__doc__.splitlines()[0].rstrip('.')}")
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
             default = f.default_factory() if f.default is dataclasses.MISSING else f.default
@@ -404,9 +408,11 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
                 group.add_argument(*names, dest=f"{section}.{f.name}", metavar=_metavar(hints[f.name]), help=text)
     cls = config_class(stage)
     group = parser.add_argument_group(
-        f"model: fields of {cls.__name__} (a field of a sub-config: --model.text_config, as YAML)"
+        f"model: fields of {cls.__name__} (of a sub-config: --model.text_config.hidden_size 64)"
     )
     for f in config_fields(cls).values():
+        if f.name in _SET_ELSEWHERE:
+            continue
         default = None if f.default is dataclasses.MISSING else f.default
         group.add_argument(
             f"--model.{f.name}",
@@ -561,14 +567,19 @@ def _check_model_section(stage: str, section: dict, source: str) -> dict[str, An
     _refuse_unknown(
         section, fields, source, f"{stage}.model ({cls.__name__})" if stage == "vqvae" else f"model ({cls.__name__})"
     )
-    if "vqvae_config" in section:
-        raise InputError(
-            "model.vqvae_config comes from the trained VQ-VAE (init_from); set it under vqvae.model instead"
-        )
+    for name in set(section) & set(_SET_ELSEWHERE):
+        raise InputError(f"model.{name} is not set here: {_SET_ELSEWHERE[name]}")
     for name, sub_class in getattr(cls, "sub_configs_defaults", {}).items():
         if isinstance(section.get(name), dict) and dataclasses.is_dataclass(sub_class):
             _refuse_unknown(section[name], _field_names(sub_class), source, f"model.{name} ({sub_class.__name__})")
     return {key: _number_text(value) for key, value in section.items()}
+
+
+# Fields of VPDDConfig that a stage fills in by itself.
+_SET_ELSEWHERE = {
+    "vqvae_config": "it comes from the trained VQ-VAE (init_from), whose section is vqvae.model",
+    "video_loss_weight": "use the option video_loss_weight of finetune",
+}
 
 
 def _number_text(value: Any) -> Any:
