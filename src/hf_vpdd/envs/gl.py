@@ -142,8 +142,8 @@ def _render_probe() -> tuple[bool, str]:
     """Draws in a child, because a broken driver may take the whole process down."""
     code = _PROBE.format(path=[entry for entry in sys.path if entry])
     try:
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
-        return False, "no picture after 60 s"
+        return False, "no picture after 120 s"
     lines = (child.stderr.strip() or f"exit status {child.returncode}").splitlines()
     return child.stdout.strip().endswith("ok"), lines[-1]

@@ -332,9 +332,8 @@ class MetaWorldEnv(gymnasium.Env):
         if self._rules.crop is not None:
             low, high = self._rules.crop
             picture = picture[low:high, low:high]
-        if self._rules.render_size is None:
-            return box_mean(picture, self._rules.supersample)
-        return resize_bilinear(picture, self.image_size)
+        factor, rest = divmod(picture.shape[0], self.image_size)
+        return box_mean(picture, factor) if rest == 0 else resize_bilinear(picture, self.image_size)
 
 
 def expert_action(env: MetaWorldEnv) -> np.ndarray:
@@ -354,7 +353,7 @@ def box_mean(picture: np.ndarray, factor: int) -> np.ndarray:
 
 
 def resize_bilinear(picture: np.ndarray, size: int) -> np.ndarray:
-    """uint8 (H, H, 3) to (size, size, 3) as VPDD's preprocessing does: bilinear, no antialiasing, corners not aligned."""
+    """uint8 (H, H, 3) to (size, size, 3) as VPDD does it: bilinear, no antialiasing, corners not aligned."""
     if picture.shape[0] == size:
         return np.ascontiguousarray(picture)
     position = np.clip((np.arange(size) + 0.5) * (picture.shape[0] / size) - 0.5, 0, picture.shape[0] - 1)

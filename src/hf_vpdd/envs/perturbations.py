@@ -176,8 +176,8 @@ class Distractor(Perturbation):
                     break
             else:
                 raise InputError(
-                    f"perturbation '{self.name}' finds no free place on the table of {task} with seed {seed} in view of "
-                    f"{camera}; choose another camera or leave this episode out"
+                    f"perturbation '{self.name}' finds no free place on the table of {task} with seed {seed} in view "
+                    f"of {camera}; choose another camera or leave this episode out"
                 )
             placed.append((spot, radius))
             body, geom = model.body(f"distractor{number}").id, model.geom(f"distractor{number}").id
