@@ -376,8 +376,8 @@ def _check_room(cache_dir: Path, num_bytes: int) -> None:
         ) from error
     if free < num_bytes * 1.01:
         raise InputError(
-            f"the frame cache needs {num_bytes / 1e9:.1f} GB in {cache_dir}, where {free / 1e9:.1f} GB are free; choose "
-            "another cache_dir or a smaller image_size"
+            f"the frame cache needs {num_bytes / 1e9:.1f} GB in {cache_dir}, where {free / 1e9:.1f} GB are free; "
+            "choose another cache_dir or a smaller image_size"
         )
 
 
