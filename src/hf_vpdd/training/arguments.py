@@ -569,7 +569,7 @@ def _check_model_section(stage: str, section: dict, source: str) -> dict[str, An
     )
     for name in set(section) & set(_SET_ELSEWHERE):
         raise InputError(f"model.{name} is not set here: {_SET_ELSEWHERE[name]}")
-    for name, sub_class in getattr(cls, "sub_configs_defaults", {}).items():
+    for name, sub_class in cls.sub_configs.items():
         if isinstance(section.get(name), dict) and dataclasses.is_dataclass(sub_class):
             _refuse_unknown(section[name], _field_names(sub_class), source, f"model.{name} ({sub_class.__name__})")
     return {key: _number_text(value) for key, value in section.items()}

@@ -1,0 +1,128 @@
+"""Recipes and command lines: what is known is read, what is not is refused by name."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hf_vpdd.errors import InputError
+from hf_vpdd.training.arguments import STAGES, build_parser, load_recipe, parse_command_line
+
+
+RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
+BASE = {"output_dir": "out", "data": {"root": ["data"]}}
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_recipe_of_the_repository_is_valid(path, stage):
+    recipe = load_recipe(stage, path)
+    assert recipe.stage == stage
+    if stage != "vqvae":
+        assert recipe.init_from.endswith({"pretrain": "vqvae", "finetune": "pretrain"}[stage])
+
+
+def test_the_stage_overrides_the_experiment_and_the_command_line_overrides_both(tmp_path):
+    content = {**BASE, "train": {"steps": 10, "seed": 4}, "finetune": {"train": {"steps": 20}, "state_noise": "1e-2"}}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(content))
+    arguments = ["--config", str(tmp_path / "r.yaml"), "--learning_rate", "1e-4", "--train.batch_size", "7"]
+    recipe = parse_command_line("finetune", [*arguments, "--model.hidden_size", "64", "--lora"])
+    assert (recipe.train.steps, recipe.train.seed, recipe.train.batch_size) == (20, 4, 7)
+    assert recipe.train.learning_rate == 1e-4 and recipe.options.state_noise == 0.01
+    assert recipe.model == {"hidden_size": 64} and recipe.options.lora is True
+    assert recipe.output_dir == str(Path("out") / "finetune") and recipe.init_from == str(Path("out") / "pretrain")
+
+
+def test_fields_of_a_sub_config_on_the_command_line():
+    arguments = ["--output_dir", "o", "--root", "a,b", "--model.text_config.hidden_size", "64"]
+    recipe = parse_command_line("pretrain", [*arguments, "--model.text_config.num_hidden_layers", "2"])
+    assert recipe.model == {"text_config": {"hidden_size": 64, "num_hidden_layers": 2}}
+    assert recipe.data.root == ["a", "b"]
+
+
+def test_a_resolved_recipe_can_be_read_again():
+    recipe = load_recipe("pretrain", {**BASE, "model": {"hidden_size": 32}}, steps=3, paraphrase_prob=0.5)
+    again = load_recipe("pretrain", yaml.safe_load(yaml.safe_dump(recipe.to_dict())))
+    assert again == recipe
+
+
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ({"trian": {}}, "'trian'.*did you mean 'train'"),
+        ({"train": {"learing_rate": 1}}, "'learing_rate'.*did you mean 'learning_rate'"),
+        ({"data": {"camra": "x"}}, "'camra'.*did you mean 'camera'"),
+        ({"pretrain": {"paraphrase_probability": 1}}, "did you mean 'paraphrase_prob'"),
+        ({"vqvae": {"train": {"step": 1}}}, "'step' in section 'vqvae.train'.*did you mean 'steps'"),
+        ({"model": {"hiden_size": 3}}, "'hiden_size'.*VPDDConfig.*did you mean 'hidden_size'"),
+        ({"model": {"text_config": {"hiden_size": 3}}}, "'hiden_size'.*CLIPTextConfig"),
+        ({"model": {"vqvae_config": {}}}, "vqvae_config is not set here"),
+        ({"train": {"steps": "many"}}, "train.steps must be a whole number, got 'many'"),
+        ({"train": {"steps": 1.5}}, "train.steps must be a whole number"),
+        ({"train": {"clip": True}}, "train.clip must be a number"),
+        ({"train": {"schedule": "linear"}}, "train.schedule must be one of onecycle"),
+        ({"train": {"betas": [0.9]}}, "train.betas must be 2 values"),
+        ({"train": {"warmup": 2000}}, "warmup .* longer than train.steps"),
+        ({"train": {"ema_decay": 1}}, "ema_decay"),
+        ({"train": []}, None),
+        ({"train": 3}, "section 'train'.* must be a mapping"),
+        ({"data": {"root": []}}, "data.root is empty"),
+        ({"data": {"demo_draw": 1}}, "demo_draw needs data.episodes_per_task"),
+        ({"finetune": {"from_scratch": True, "trunk_lr_multiplier": 0}}, "freeze a random trunk"),
+        (
+            {"finetune": {"video_loss_weight": 1, "trunk_lr_multiplier": 0}},
+            "video_loss_weight needs a trunk that trains",
+        ),
+        ({"finetune": {"lora": True, "from_scratch": True}}, "lora adapts a pre-trained trunk"),
+        ({"finetune": {"lora": "maybe"}}, "finetune.lora must be true or false"),
+        ({"finetune": {"cotrain_samples": 8, "objective": "regression"}}, "cotrain_samples"),
+        ({"finetune": {"paraphrase_prob": 1.5}}, "paraphrase_prob must lie in"),
+    ],
+)
+def test_what_is_wrong_is_named(content, message):
+    merged = {**BASE, **content}
+    if "root" not in merged["data"]:
+        merged["data"] = {**BASE["data"], **content["data"]}
+    if message is None:
+        load_recipe("finetune", merged)  # an empty section is no error
+        return
+    with pytest.raises(InputError, match=message):
+        load_recipe("finetune", merged)
+
+
+def test_typos_on_the_command_line_are_refused():
+    base = ["--output_dir", "o", "--root", "d"]
+    with pytest.raises(InputError, match="--learing_rate.*did you mean '--learning_rate'"):
+        parse_command_line("vqvae", [*base, "--learing_rate", "1"])
+    with pytest.raises(InputError, match="did you mean '--model.codebook_size'"):
+        parse_command_line("vqvae", [*base, "--model.codebok_size", "1"])
+    with pytest.raises(InputError, match="hidden_siz"):
+        parse_command_line("pretrain", [*base, "--model.text_config.hidden_siz", "1"])
+    with pytest.raises(InputError, match="--lr"):  # no abbreviations: --lora would swallow --lo
+        parse_command_line("finetune", [*base, "--lr", "1"])
+    with pytest.raises(InputError, match="no output folder"):
+        parse_command_line("vqvae", ["--root", "d"])
+    with pytest.raises(InputError, match="does not exist"):
+        parse_command_line("vqvae", ["--config", "nowhere.yaml"])
+
+
+def test_python_overrides_are_checked_too():
+    with pytest.raises(InputError, match="unknown argument 'stepps' for vqvae; did you mean 'steps'"):
+        load_recipe("vqvae", BASE, stepps=3)
+    with pytest.raises(InputError, match="unknown key 'x'"):
+        load_recipe("vqvae", BASE, {"train.x": 3})
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_groups_every_option_with_its_default(stage):
+    text = build_parser(stage).format_help()
+    for part in (
+        "data:",
+        "train:",
+        f"{stage}:",
+        "model: fields of",
+        "--learning_rate X",
+        "[default: 0.001]",
+        "dB" * 0,
+    ):
+        assert part in text
