@@ -63,6 +63,7 @@ def evaluate(
     episodes: Sequence[Episode],
     out: str | os.PathLike,
     name: str = "policy",
+    checkpoint: str | os.PathLike | None = None,
     protocol: str = "lean",
     workers: int = 2,
     envs: int = 16,
@@ -80,7 +81,8 @@ def evaluate(
         policy: See `policies`.
         episodes: What to run, each once.
         out: Folder of the results.
-        name: Of the policy; if it is the folder of a checkpoint, its files are identified by their SHA-256.
+        name: What to call the policy in reports.
+        checkpoint: The folder it was loaded from: its files are then identified by their SHA-256.
         protocol: One of `PROTOCOLS`.
         workers: Simulator processes; 0 simulates in this one.
         envs: Episodes that run side by side.
@@ -102,7 +104,7 @@ def evaluate(
     view = view_for(policy, protocol, max_steps)
     execute = actions_to_run(policy, execute)
     run = {
-        "policy": identity(policy, name),
+        "policy": identity(policy, name, checkpoint),
         "protocol": protocol,
         "perturbation": sorted({str(episode.perturbation) for episode in episodes}),
         "view": {key: getattr(view, key) for key in ("cameras", "image_size", "max_steps", "history_frames")},
@@ -112,10 +114,12 @@ def evaluate(
     folder = ResultFolder(out, run, resume)
     left = [episode for episode in episodes if not folder.has(episode)]
     chosen = _Choice(folder, videos)
+    ahead = predict_ahead(policy) if imagines(policy) else 0
+    about = {**run, "policy": {**run["policy"], "name": name}, "predict_ahead": ahead}
 
     def evaluation(finished: bool) -> Evaluation:
         results = [folder.results[episode.key] for episode in episodes if folder.has(episode)]
-        summary = _summary(run, episodes, results, finished)
+        summary = _summary(about, episodes, results, finished)
         folder.write_summary(summary)
         return Evaluation(
             folder.path,
@@ -132,7 +136,8 @@ def evaluate(
             with Simulators(view, workers, seats) as simulators:
                 with _bar(len(left), "episodes", "episode", progress) as bar:
                     won = 0
-                    for result, film in rollout(policy, left, simulators, execute, seed, chosen.candidate):
+                    plays = rollout(policy, left, simulators, execute, seed, chosen.candidate)
+                    for done, (result, film) in enumerate(plays, start=1):
                         folder.append(result)
                         if film is not None:
                             chosen.offer(film)
@@ -140,8 +145,8 @@ def evaluate(
                             on_result(result)
                         won += result["success"]
                         bar.update()
-                        bar.set_postfix_str(f"{100 * won / bar.n:.0f} % success")
-                _film(chosen, simulators, predict_ahead(policy) if imagines(policy) else 0, progress)
+                        bar.set_postfix_str(f"{100 * won / done:.0f} % success")  # a bar that is not shown counts nothing
+                _film(chosen, simulators, ahead, progress)
     except KeyboardInterrupt:
         evaluation(finished=False)
         print(
@@ -228,7 +233,7 @@ def _film(chosen: _Choice, simulators: Simulators, ahead: int, progress: bool) -
 
 
 def _summary(
-    run: dict[str, Any], episodes: Sequence[Episode], results: Sequence[dict[str, Any]], finished: bool
+    about: dict[str, Any], episodes: Sequence[Episode], results: Sequence[dict[str, Any]], finished: bool
 ) -> dict[str, Any]:
     seeds = [episode.seed for episode in episodes]
     tasks = []
@@ -242,8 +247,8 @@ def _summary(
         )
     return {
         "finished": finished,
-        **run,
-        "label": PROTOCOLS[run["protocol"]].label,
+        **about,
+        "label": PROTOCOLS[about["protocol"]].label,
         "seeds": [min(seeds), max(seeds)],
         "episodes": len(results),
         "mean_success": mean_over_tasks(score_by_task(results)),

@@ -133,7 +133,8 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
         overrides["train.steps"] = plan.steps
     recipe = load_recipe("finetune", plan.recipe, overrides)
     store, codes = _open(recipe)
-    run_finetune(recipe, store=store, codes=codes)
+    if not (folder / "policy" / "training.json").is_file():  # written last
+        run_finetune(recipe, store=store, codes=codes)
     results = _evaluate(plan, folder)
     training = json.loads((folder / "policy" / "training.json").read_text(encoding="utf-8"))
     content = {
