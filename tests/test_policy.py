@@ -54,6 +54,24 @@ def test_a_seed_repeats_everything():
     assert np.array_equal(policy.predict(batch).actions, first)
     policy.to("cpu")
     assert np.array_equal(policy.predict(batch).actions, first)
+    own = torch.Generator().manual_seed(3)  # of one call, beside the policy's stream
+    assert np.array_equal(policy.predict(batch, generator=own).actions, first)
+    assert np.array_equal(policy.predict(batch).actions, second)
+
+
+def test_with_a_generator_each_plans_do_not_depend_on_their_company():
+    policy = RobotPolicy(*tiny_policy(), temperature=2.0, num_inference_steps=3)
+    batch = [observation(0)] * 3
+
+    def generators(seeds):
+        return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    together = policy.predict(batch, generator=generators([5, 6, 7])).actions
+    assert not np.array_equal(together[0], together[1])
+    for seed, plan in zip([7, 5], together[[2, 0]]):
+        assert np.array_equal(policy.predict(batch[:1], generator=generators([seed])).actions[0], plan)
+    with pytest.raises(InputError, match="generator: 2 of them for a batch of 3"):
+        policy.predict(batch, generator=generators([1, 2]))
 
 
 def test_the_queue_hands_out_the_plan_and_asks_again():
@@ -176,8 +194,9 @@ def test_a_processor_without_statistics_is_refused():
 
 def test_bad_options_are_named():
     model, processor = tiny_policy()
-    with pytest.raises(InputError, match=r"execute: must lie in 1..3"):
-        RobotPolicy(model, processor, execute=4)
+    for execute in (0, 4):
+        with pytest.raises(InputError, match=r"execute: must lie in 1..3"):
+            RobotPolicy(model, processor, execute=execute)
     with pytest.raises(InputError, match=r"num_inference_steps: must lie in 1..100, got 0"):
         RobotPolicy(model, processor, num_inference_steps=0).predict(observation())
     with pytest.raises(InputError, match="temperature: must be 0"):

@@ -85,7 +85,7 @@ def plan(
     num_inference_steps: int | None = None,
     temperature: float | None = None,
     video_temperature: float | None = None,
-    generator: torch.Generator | None = None,
+    generator: torch.Generator | list[torch.Generator] | None = None,
     return_video: bool = False,
     scheduler=None,
     callback_on_step_end: Callable | None = None,
@@ -96,7 +96,7 @@ def plan(
         inputs: What the processor returned for a batch of observations.
         num_inference_steps: Denoising steps; `None` here and below: the model's own default.
         temperature, video_temperature: Of the action bins and of the video codes; 0 takes the likeliest.
-        generator: Of every random draw.
+        generator: Of every random draw; or a list, one per observation.
         return_video: Decode the imagined future too.
         scheduler: Replaces the model's own. callback_on_step_end: as in `sample_actions`.
 

@@ -60,7 +60,7 @@ class RobotPolicy:
         self.model = model.eval()
         self.processor = processor
         chunk = model.config.chunk_size
-        execute = execute or processor.execute or chunk
+        execute = next(steps for steps in (execute, processor.execute, chunk) if steps is not None)
         if not 1 <= execute <= chunk:
             raise InputError(f"execute: must lie in 1..{chunk} (the steps of a plan), got {execute}.")
         self.execute = execute
@@ -158,18 +158,26 @@ class RobotPolicy:
         return actions[0] if single else actions
 
     @torch.inference_mode()
-    def predict(self, observations, return_video: bool = False) -> PolicyOutput:
+    def predict(
+        self,
+        observations,
+        return_video: bool = False,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+    ) -> PolicyOutput:
         """Whole plans for a batch of observations, without touching history or queues.
 
         Args:
             observations: One observation or a list of them, as in `select_action`. With `history_frames` > 1 an image
                 entry may hold the history, oldest first, (T,H,W,3); what is missing is black.
             return_video: Decode the imagined future too.
+            generator: Of the random draws of this call, instead of the policy's own. With a list, one per observation,
+                a plan does not depend on which others are made in the same call.
         """
         batch = [observations] if isinstance(observations, Mapping) else list(observations)
         inputs = self.processor.process_observations(batch)
+        generator = self._generator if generator is None else generator
         result = plan(
-            self.model, self.processor, inputs, generator=self._generator, return_video=return_video, **self.sampling
+            self.model, self.processor, inputs, generator=generator, return_video=return_video, **self.sampling
         )
         video = None if result.video is None else result.video.cpu().numpy()
         return PolicyOutput(actions=result.actions.cpu().numpy(), video=video)

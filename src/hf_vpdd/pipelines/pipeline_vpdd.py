@@ -66,7 +66,7 @@ class VPDDPipeline(DiffusionPipeline):
         num_inference_steps: int = 4,
         temperature: float = 0.0,
         video_temperature: float = 1.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         output_type: str = "np",
         return_dict: bool = True,
         callback_on_step_end: Callable | None = None,
@@ -77,7 +77,7 @@ class VPDDPipeline(DiffusionPipeline):
             images, instruction, state: One observation or lists of B, as in [`VPDDProcessor.__call__`].
             num_inference_steps: Denoising steps (the official network was sampled with 100).
             temperature, video_temperature: Of the action bins and the video codes; 0 takes the likeliest.
-            generator: Of every random draw.
+            generator: Of every random draw; or a list, one per observation.
             output_type: "np", "pt" or "pil", the kind of `videos`.
             callback_on_step_end: Called as `f(pipeline, step, timestep, tensors)` after each step, to look on.
             callback_on_step_end_tensor_inputs: Which of "video_codes" and "actions" (bins) it gets. Default: both.
