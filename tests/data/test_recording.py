@@ -24,6 +24,14 @@ from hf_vpdd.errors import InputError
 ARGUMENTS = dict(tasks="handle-press,coffee-button", episodes_per_task=2, image_size=32, seed=1000, progress=False)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _workers_without_torch():
+    """Workers spawned by the command `hf-vpdd` import no models, which saves seconds; see `hf_vpdd.registration`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["hf-vpdd"])
+        yield
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory) -> Path:
     return record(tmp_path_factory.mktemp("recorded") / "data", **ARGUMENTS, workers=1)
@@ -97,9 +105,12 @@ def test_an_expert_that_fails_gives_no_demonstration():
 def test_workers_and_interruptions_do_not_change_a_byte(recorded, tmp_path):
     """Kills a recording with two workers in the middle, sees that nothing looks like a dataset, and continues it."""
     root = tmp_path / "data"
-    code = f"from hf_vpdd.data.recording import record\nrecord({str(root)!r}, **{ARGUMENTS!r}, workers=2)"
-    script = tmp_path / "run.py"
-    script.write_text(f"if __name__ == '__main__':\n    exec({code!r})\n")
+    script = tmp_path / "hf-vpdd.py"
+    script.write_text(
+        "if __name__ == '__main__':\n"
+        "    from hf_vpdd.data.recording import record\n"
+        f"    record({str(root)!r}, **{ARGUMENTS!r}, workers=2)\n"
+    )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
     child = subprocess.Popen([sys.executable, str(script)], env=environment, stderr=subprocess.PIPE)
     staged = root / ".staging" / "episodes"
