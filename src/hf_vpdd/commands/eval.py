@@ -60,11 +60,13 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--inference-steps and --temperature mean nothing to --policy {args.policy}")
     leave_cores_to(args.workers)
     policy = load_policy(args.policy, **options)
+    name = Path(args.policy).name
     evaluation = evaluate(
         policy,
         episodes,
         args.out,
-        name=args.policy,
+        name=name,
+        checkpoint=args.policy,
         protocol=args.protocol,
         workers=args.workers,
         envs=args.envs,
@@ -74,7 +76,7 @@ def run(args: argparse.Namespace) -> int:
         videos=args.videos,
         resume=args.resume,
     )
-    page = evaluation_report(evaluation, f"{args.policy} in Meta-World", protocol.label).save(args.out / "report.html")
+    page = evaluation_report(evaluation, f"{name} in Meta-World", protocol.label).save(args.out / "report.html")
     print(f"\n{summary_text(evaluation)}\n\nresults: {args.out}/summary.json, {args.out}/episodes.jsonl\nreport:  {page}")
     return 0
 

@@ -10,6 +10,7 @@ where an observation is {"images": {camera: uint8 (H, W, 3) or (T, H, W, 3)}, "s
 What it wants to see is read from its `processor`, if it has one. `hf_vpdd.policy.RobotPolicy` is such a policy.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,14 +122,14 @@ def view_for(policy: Any, protocol: str = "lean", max_steps: int | None = None) 
     )
 
 
-def identity(policy: Any, name: str) -> dict[str, Any]:
-    """What tells this policy from another: its name, and of a checkpoint its sampling and the SHA-256 of its files."""
-    found: dict[str, Any] = {"name": name}
+def identity(policy: Any, name: str, checkpoint: str | os.PathLike | None = None) -> dict[str, Any]:
+    """What tells this policy from another: its sampling, and the SHA-256 of its checkpoint's files or else its name."""
+    found: dict[str, Any] = {}
     if sampling := getattr(policy, "sampling", None):
         found["sampling"] = dict(sampling)
-    folder = Path(name)
-    if folder.is_dir():
-        for file in sorted([*folder.glob("*.safetensors"), folder / "config.json", folder / "processor_config.json"]):
-            if file.is_file():
-                found[file.name] = file_sha256(file)
+    if checkpoint is not None and (folder := Path(checkpoint)).is_dir():
+        for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json"), *folder.glob("tokenizer*")]):
+            found[file.name] = file_sha256(file)
+    else:
+        found["name"] = name
     return found

@@ -164,7 +164,7 @@ class Report:
             raise InputError(f"{video if not isinstance(video, bytes) else 'the bytes given'}: not an MP4 file")
         label = f'<b class="tag {html.escape(tag)}">{html.escape(tag)}</b> ' if tag else ""
         self._videos.append(
-            f'<figure><video autoplay loop muted playsinline controls src="data:video/mp4;base64,{_base64(data)}">'
+            f'<figure><video autoplay loop muted playsinline src="data:video/mp4;base64,{_base64(data)}">'
             f"</video><figcaption>{label}{html.escape(caption)}</figcaption></figure>"
         )
 
@@ -239,7 +239,7 @@ def _bars_svg(
         if len(values) != len(labels):
             raise InputError(f"the bars of {name!r} are {len(values)} but there are {len(labels)} labels")
     left = 24 + 7 * max((len(label) for label in labels), default=0)  # 7 units: a character at 13 px
-    right, thickness = 16, 16 if len(series) == 1 else 11
+    right, thickness = 30, 16 if len(series) == 1 else 11
     group = len(series) * (thickness + 2) + 10
     names = [*series, *marks]
     top = 34 if len(names) > 1 else 8

@@ -56,7 +56,7 @@ def summary_text(evaluation: Evaluation) -> str:
     return "\n".join(lines)
 
 
-VIDEO_NOTE = (
+IMAGINED_NOTE = (
     "Left: what the camera saw, at half speed. Middle: what the policy imagined for a moment ahead when it made its plan. "
     "Right: what the camera really saw at that moment, in the imagined picture's resolution. Both stay until the next plan."
 )
@@ -92,8 +92,8 @@ def evaluation_report(
             marks = {reference.summary["policy"]["name"]: [rates[one.name] for one in scores]}
     report.add_bars([one.name for one in scores], {summary["policy"]["name"]: intervals}, marks)
     if evaluation.videos:
-        report.add_section("What it saw, imagined and did")
-        report.add_text(VIDEO_NOTE)
+        report.add_section("What it saw, imagined and did" if summary["predict_ahead"] else "What it saw and did")
+        report.add_text(IMAGINED_NOTE if summary["predict_ahead"] else "What the camera saw, at half speed.")
         for video in evaluation.videos:
             report.add_video(video.path, f"{video.task}, seed {video.seed}", "success" if video.success else "failure")
     report.add_section("Where these numbers come from")
