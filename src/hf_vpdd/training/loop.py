@@ -116,7 +116,7 @@ class _Run:
         AcceleratorState._reset_state()  # several runs in one process may differ in precision
         self.task, self.recipe, self.args, self.stop = task, recipe, recipe.train, stop
         self.output_dir = Path(recipe.output_dir)
-        tracker = [] if self.args.tracker == "none" else [self.args.tracker]
+        tracker = None if self.args.tracker == "none" else self.args.tracker
         self.accelerator = Accelerator(
             mixed_precision=self.args.mixed_precision, log_with=tracker, project_dir=str(self.output_dir),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.has_unused_parameters)],
