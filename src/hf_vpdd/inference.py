@@ -129,6 +129,8 @@ def plan(
     for name in names:
         tensor = inputs[name].to(model.device)
         tensors[name] = tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+    if model.config.action_objective == "diffusion":
+        options["action_bin_mask"] = processor.valid_bin_mask.to(model.device)
     output = model.sample_actions(**tensors, **{name: value for name, value in options.items() if value is not None})
     actions = processor.post_process_actions(output.actions, model.config.action_objective)
     video = None

@@ -86,6 +86,15 @@ def test_samples_are_legal_and_repeatable(objective):
     assert model.model.decode_video(plan.video_codes).shape == batch["pixel_values"].shape
 
 
+def test_unused_bins_are_never_drawn():
+    config = small_config()
+    model, batch = VPDDForRobotPolicy(config).eval(), small_batch(config, batch=8)
+    mask = torch.ones(config.action_dim, config.num_action_bins, dtype=torch.bool)
+    mask[2, 1:] = False
+    actions = model.sample_actions(**inputs_of(batch), temperature=5.0, action_bin_mask=mask, generator=generator()).actions
+    assert (actions[..., 2] == 0).all() and (actions[..., 1] > 0).any()
+
+
 def test_callback_sees_every_step():
     config, seen = small_config(), []
     model = VPDDForRobotPolicy(config).eval()

@@ -449,6 +449,7 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
         num_inference_steps: int = 4,
         temperature: float = 0.0,
         video_temperature: float = 1.0,
+        action_bin_mask: torch.BoolTensor | None = None,
         generator: torch.Generator | None = None,
         scheduler: MaskAndReplaceScheduler | None = None,
         callback_on_step_end: Callable[[int, torch.Tensor, dict], None] | None = None,
@@ -458,6 +459,7 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
         Args:
             num_inference_steps: network evaluations (the official sampler takes 100; the small policy needs 4).
             temperature: of the action bins; 0 takes the likeliest. video_temperature: of the video codes.
+            action_bin_mask: bool (A, bins), False for bins that a dimension does not use (see the processor).
             callback_on_step_end: called with (step index, timestep, {"video_codes", "actions"}) after each step.
         """
         config, bins, codebook_size = self.config, self.config.num_action_bins, self.config.vqvae_config.codebook_size
@@ -481,6 +483,8 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
             timesteps = timestep.expand(batch)
             video = self.model.denoise(codes, timesteps, context)
             logits = self.action_head(actions, timesteps, video.hidden_states, head_context)
+            if action_bin_mask is not None:
+                logits = logits.masked_fill(~action_bin_mask, torch.finfo(logits.dtype).min)
             codes = step_codes(scheduler, video.logits, timestep, codes, codebook_size, video_temperature, generator)
             actions = step_codes(scheduler, logits, timestep, actions, bins, temperature, generator)
             if callback_on_step_end is not None:
