@@ -12,20 +12,20 @@ exec((ROOT / "src/hf_vpdd/version.py").read_text(encoding="utf-8"), VERSION)
 # Lower bounds are the oldest versions that the tests ran on (CONTRIBUTING.md says how to try one).
 INSTALL_REQUIRES = [
     "accelerate>=1.15",
-    "av>=14",
+    "av>=17",
     "datasets>=5.2",
-    "diffusers>=0.42",
-    "huggingface_hub>=2.0",
-    "numpy>=1.26",
+    "diffusers>=0.41",
+    "huggingface_hub>=1.33",
+    "numpy>=2.2",
     "packaging>=23",
-    "pillow>=10",
-    "pyarrow>=21",
+    "pillow>=12",
+    "pyarrow>=25",
     "pyyaml>=6",
     "safetensors>=0.8",
-    "tokenizers>=0.22",
+    "tokenizers>=0.23.1",
     "torch>=2.13",
     "tqdm>=4.66",
-    "transformers>=5.23,<6",
+    "transformers>=5.20.2,<6",
 ]
 
 # Only what pip can really install. CALVIN and RLBench are not on PyPI and need their own simulators (and PyPI's
@@ -66,7 +66,7 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"hf_vpdd": ["checkpoints/**/*", "**/templates/*", "**/*.css", "**/*.js", "**/*.html"]},
+    package_data={"hf_vpdd": ["checkpoints/**/*", "**/*.yaml", "**/*.json", "**/*.html", "**/*.css", "**/*.js"]},
     include_package_data=False,
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,
