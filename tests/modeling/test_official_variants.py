@@ -82,6 +82,35 @@ def test_trains_and_samples(wiring, objective):
         assert plan.video_codes.max() < config.vqvae_config.codebook_size
 
 
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"trunk": "perceiver", "action_head": "cross_attention", "state_dim": 3},
+        {"trunk": "fused", "trunk_heads": 2, "action_head": "causal"},
+    ],
+)
+def test_small_and_official_components_mix(parts):
+    config = scaled_down("metaworld", **parts)
+    model = VPDDForRobotPolicy(config)
+    output = model(**batch_of(config))
+    output.loss.backward()
+    assert output.loss.isfinite()
+
+
+@pytest.mark.parametrize("wiring", WIRINGS)
+def test_one_graph_without_breaks(wiring):
+    """What `torch.compile(fullgraph=True)` captures; the eager backend keeps this to the tracing."""
+    model = VPDDForRobotPolicy(scaled_down(wiring)).eval()
+    batch = batch_of(model.config)
+    arguments = {"timesteps": torch.tensor([3, 70])}
+    with torch.no_grad():
+        before = model(**batch, **arguments, generator=torch.Generator().manual_seed(1))
+        for part in (model.model.trunk, model.action_head):
+            part.compile(fullgraph=True, backend="eager")
+        after = model(**batch, **arguments, generator=torch.Generator().manual_seed(1))
+    assert torch.allclose(before.action_logits, after.action_logits, atol=1e-5)
+
+
 def test_rlbench_follows_the_forecast_unless_released():
     """The paper's wiring reads every predicted view, the released one none."""
     for wiring, follows in (("rlbench", True), ("rlbench-released", False)):
