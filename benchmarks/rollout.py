@@ -4,14 +4,14 @@
     python benchmarks/rollout.py --quick             # under a minute on 2 cores
     python benchmarks/rollout.py --quick --json      # one object a line: name, ms, ratio, peak_mb
 
-Both sides run the same episodes of the same tasks with the same (null) actions in chunks of 8, render the same pictures
-(one at the start, one after every chunk) and use the same number of processes. "bare" is a loop around `MetaWorldEnv` in
-each process, nothing else; "eval" is `evaluation.rollout` with its queue, pipes and batched planning. They take turns, and
-the medians are compared. Building environments is left out on both sides.
+Both sides run the same episodes of the same tasks with the same (null) actions in chunks of 8, render the same
+pictures (one at the start, one after every chunk) and use the same number of processes. "bare" is a loop around
+`MetaWorldEnv` in each process, nothing else; "eval" is `evaluation.rollout` with its queue, pipes and batched
+planning. They take turns, and the medians are compared. Building environments is left out on both sides.
 
-`ms` is wall time per environment step (all processes together), and for the rows of the policy wall time per action. `ratio`
-is the speed relative to the bare simulator with as many processes, for the scaling row relative to one process. `peak_mb` is
-the largest memory of one process.
+`ms` is wall time per environment step (all processes together), and for the rows of the policy wall time per action.
+`ratio` is the speed relative to the bare simulator with as many processes, for the scaling row relative to one
+process. `peak_mb` is the largest memory of one process.
 """
 
 import argparse
@@ -35,7 +35,9 @@ def bare_worker(pipe, jobs, view) -> None:
 
     from hf_vpdd.envs.metaworld import MetaWorldEnv
 
-    envs = {task: MetaWorldEnv(task, cameras=view.cameras, image_size=view.image_size) for task in {job[0] for job in jobs}}
+    envs = {
+        task: MetaWorldEnv(task, cameras=view.cameras, image_size=view.image_size) for task in {job[0] for job in jobs}
+    }
     for env in envs.values():
         env.reset(seed=0)
     chunk = np.zeros((CHUNK, 4), np.float32)
@@ -129,7 +131,9 @@ def policy_rows(checkpoint: str, quick: bool) -> list[dict]:
     for batch in (1, 8):
         observations = [
             {
-                "images": {camera: rng.integers(0, 256, (size, size, 3), np.uint8) for camera in policy.processor.cameras},
+                "images": {
+                    camera: rng.integers(0, 256, (size, size, 3), np.uint8) for camera in policy.processor.cameras
+                },
                 "state": np.asarray(policy.processor.state_stats["mean"], np.float32),
                 "instruction": "close the drawer",
             }
@@ -188,7 +192,9 @@ def main(argv: list[str] | None = None) -> int:
 
     if args.json:
         for row in rows:
-            print(json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()}))
+            print(
+                json.dumps({key: round(value, 3) if isinstance(value, float) else value for key, value in row.items()})
+            )
         return 0
     from hf_vpdd.evaluation.tables import format_table
 

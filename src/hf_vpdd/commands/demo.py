@@ -1,7 +1,7 @@
 """`hf-vpdd demo`: the checkpoint that ships with the package, at work on real physics.
 
-Runs every task it was trained for from starts it has never seen, prints the table, and writes a page with a video per task
-in which the imagined future runs beside what really happened.
+Runs every task it was trained for from starts it has never seen, prints the table, and writes a page with a video per
+task in which the imagined future runs beside what really happened.
 """
 
 import argparse
@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", default=DEFAULT_TASKS, help="as in `hf-vpdd eval`")
     parser.add_argument("--episodes", type=int, default=3, help="per task")
     parser.add_argument("--seed", type=int, default=100000, help="of the first start; recordings use smaller ones")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes; 0: within this one")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="simulator processes; 0: within this one"
+    )
     parser.add_argument("--out", type=Path, default=Path("outputs/demo"), help="folder of the page; replaced")
 
 
@@ -54,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
     report = evaluation_report(
         evaluation,
         "What a robot learned from watching",
-        f"{name} on {tasks} tasks of Meta-World, from starts it has never seen. It reads an instruction and one picture, "
-        "imagines what the camera will show a moment later, and acts to make it so. A few starts of each task say little: "
-        "the card of the checkpoint has its success on 100.",
+        f"{name} on {tasks} tasks of Meta-World, from starts it has never seen. It reads an instruction and a "
+        "picture, imagines what the camera will show a moment later, and acts to make it so. A few starts of each "
+        "task say little: the card of the checkpoint has its success on 100.",
     )
     report.add_section("What to do next")
     steps = [

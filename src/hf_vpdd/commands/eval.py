@@ -1,7 +1,7 @@
 """`hf-vpdd eval`: success rates of a policy in the simulator.
 
-    hf-vpdd eval --policy runs/my-policy --tasks mt10 --episodes 100 --out outputs/eval
-    hf-vpdd eval --policy expert --tasks mt10 --out outputs/expert          # the scripted expert on the same episodes
+hf-vpdd eval --policy runs/my-policy --tasks mt10 --episodes 100 --out outputs/eval
+hf-vpdd eval --policy expert --tasks mt10 --out outputs/expert          # the scripted expert on the same episodes
 """
 
 import argparse
@@ -19,21 +19,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument("--policy", required=True, help="folder of a checkpoint, name on the Hub, expert or null")
     parser.add_argument(
-        "--tasks", default="mt10", help="mt10, quickstart, all, easy, medium, hard, very_hard, or task names with commas"
+        "--tasks",
+        default="mt10",
+        help="mt10, quickstart, all, easy, medium, hard, very_hard, or task names with commas",
     )
     parser.add_argument("--episodes", type=int, help="per task; the protocol's own number if not given (lean: 20)")
-    parser.add_argument("--seed", type=int, help="of the first episode; the protocol's own if not given (lean: 100000)")
+    parser.add_argument(
+        "--seed", type=int, help="of the first episode; the protocol's own if not given (lean: 100000)"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--resume", action="store_true", help="go on with the results in --out")
-    parser.add_argument("--protocol", choices=list(PROTOCOLS), default="lean", help="how pictures are made, and limits")
-    parser.add_argument("--perturb", choices=["none", *PERTURBATIONS], default="none", help="change the scene or words")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="simulator processes; 0: within this one")
+    parser.add_argument(
+        "--protocol", choices=list(PROTOCOLS), default="lean", help="how pictures are made, and limits"
+    )
+    parser.add_argument(
+        "--perturb", choices=["none", *PERTURBATIONS], default="none", help="change the scene or words"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="simulator processes; 0: within this one"
+    )
     parser.add_argument("--envs", type=int, default=16, help="episodes that run side by side (80 MB each)")
     parser.add_argument("--videos", type=int, default=1, help="successes, and failures, to film of each task")
-    parser.add_argument("--execute", type=int, help="actions to run of each plan; the policy's own number if not given")
+    parser.add_argument(
+        "--execute", type=int, help="actions to run of each plan; the policy's own number if not given"
+    )
     parser.add_argument("--max-steps", type=int, help="of an episode; the protocol's own number if not given")
     parser.add_argument("--policy-seed", type=int, default=0, help="of the policy's random draws")
-    parser.add_argument("--inference-steps", type=int, help="denoising steps; the checkpoint's own number if not given")
+    parser.add_argument(
+        "--inference-steps", type=int, help="denoising steps; the checkpoint's own number if not given"
+    )
     parser.add_argument("--temperature", type=float, help="of the actions; the checkpoint's own if not given")
 
 
@@ -77,13 +91,15 @@ def run(args: argparse.Namespace) -> int:
         resume=args.resume,
     )
     page = evaluation_report(evaluation, f"{name} in Meta-World", protocol.label).save(args.out / "report.html")
-    print(f"\n{summary_text(evaluation)}\n\nresults: {args.out}/summary.json, {args.out}/episodes.jsonl\nreport:  {page}")
+    print(
+        f"\n{summary_text(evaluation)}\n\nresults: {args.out}/summary.json, {args.out}/episodes.jsonl\nreport:  {page}"
+    )
     return 0
 
 
 def leave_cores_to(workers: int) -> None:
-    """Takes no more threads for the network than the simulator processes leave: waiting threads of torch spin, and slow
-    down the very simulators they wait for. Does nothing where the user has set OMP_NUM_THREADS."""
+    """Takes no more threads for the network than the simulator processes leave: waiting threads of torch spin, and
+    slow down the very simulators they wait for. Does nothing where the user has set OMP_NUM_THREADS."""
     if workers and "OMP_NUM_THREADS" not in os.environ:
         import torch
 

@@ -1,19 +1,20 @@
 """The explicit list of episodes that an evaluation runs, and the protocols it may run them under.
 
-An episode is (task, seed, instruction, perturbation) and nothing else: the seed alone fixes where everything starts, so
-the same list means the same episodes in any process, in any order, with any number of workers.
+An episode is (task, seed, instruction, perturbation) and nothing else: the seed alone fixes where everything starts,
+so the same list means the same episodes in any process, in any order, with any number of workers.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..envs.perturbations import PERTURBATIONS as SCENES
 from ..envs.tasks import resolve_tasks, task_info
 from ..errors import InputError
 
 
 FIRST_EVALUATION_SEED = 100000  # recordings start at 1000 (data/recording.py), so nothing from here on was trained on
-PERTURBATIONS = ("camera", "light", "table_color", "distractor", "paraphrase")
+PERTURBATIONS = (*SCENES, "paraphrase")  # those of the scene, and other words for the same task
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ Z_95 = 1.959963984540054  # the two-sided 95 % point of the normal distribution
 def wilson_interval(successes: int, n: int, z: float = Z_95) -> tuple[float, float]:
     """Wilson's score interval of a success rate: (low, high), both in 0..1.
 
-    Unlike the usual p ± z·sqrt(p(1-p)/n) it stays within 0..1 and does not shrink to nothing at 0 or n successes, which
-    is where policies end up. Nothing tried means nothing known: n = 0 gives (0, 1).
+    Unlike the usual p ± z·sqrt(p(1-p)/n) it stays within 0..1 and does not shrink to nothing at 0 or n successes,
+    which is where policies end up. Nothing tried means nothing known: n = 0 gives (0, 1).
 
     Args:
         successes: Episodes that succeeded, 0..n.

@@ -6,8 +6,8 @@ A policy for `rollout` is any object with
         .actions  float32 (B, chunk, A) in robot units, and
         .video    uint8 (B, T, H, W, 3) or None: the future it imagined
 
-where an observation is {"images": {camera: uint8 (H, W, 3) or (T, H, W, 3)}, "state": float32 (Ds,), "instruction": str}.
-What it wants to see is read from its `processor`, if it has one. `hf_vpdd.policy.RobotPolicy` is such a policy.
+where an observation is {"images": {camera: uint8 (H, W, 3) or (T, H, W, 3)}, "state": float32 (Ds,), "instruction":
+str}. What it wants to see is read from its `processor`, if it has one. `hf_vpdd.policy.RobotPolicy` is such a policy.
 """
 
 import os
@@ -32,7 +32,8 @@ class Plan:
 
 
 class NullPolicy:
-    """Stands still: action 0 in every dimension. The floor of any comparison, and the load of the rollout benchmark."""
+    """Stands still: action 0 in every dimension. The floor of any comparison, and the load of the rollout
+    benchmark."""
 
     name = "null"
     execute = 8
@@ -89,12 +90,15 @@ def imagines(policy: Any) -> bool:
 
 
 def actions_to_run(policy: Any, execute: int | None = None) -> int:
-    """How many actions of each chunk are run before the policy plans again: `execute` if given, else the policy's own."""
+    """How many actions of each chunk are run before the policy plans again: `execute` if given, else the policy's
+    own."""
     own = getattr(policy, "execute", None) or getattr(getattr(policy, "processor", None), "execute", None)
     chunk = getattr(getattr(policy, "processor", None), "chunk_size", None)
     count = execute if execute is not None else own or chunk or 1
     if count < 1 or (chunk and count > chunk):
-        raise InputError(f"execute={count}: the policy plans chunks of {chunk or '?'} actions; run 1 to {chunk or '?'} of them")
+        raise InputError(
+            f"execute={count}: the policy plans chunks of {chunk or '?'} actions; run 1 to {chunk or '?'} of them"
+        )
     return count
 
 
@@ -123,7 +127,8 @@ def view_for(policy: Any, protocol: str = "lean", max_steps: int | None = None) 
 
 
 def identity(policy: Any, name: str, checkpoint: str | os.PathLike | None = None) -> dict[str, Any]:
-    """What tells this policy from another: its sampling, and the SHA-256 of its checkpoint's files or else its name."""
+    """What tells this policy from another: its sampling, and the SHA-256 of its checkpoint's files or else its
+    name."""
     found: dict[str, Any] = {}
     if sampling := getattr(policy, "sampling", None):
         found["sampling"] = dict(sampling)

@@ -1,4 +1,5 @@
-"""A report as one self-contained HTML file: text, tables, plots and videos, with nothing to fetch and no script to run.
+"""A report as one self-contained HTML file: text, tables, plots and videos, with nothing to fetch and no script to
+run.
 
     report = Report("Ten tasks", "drawn from 1,000 unseen starts")
     report.add_table(["task", "success"], [["drawer-close", Interval(0.96, 0.90, 0.98)]])
@@ -107,7 +108,8 @@ class Report:
         Args:
             labels: What each group is, e.g. the tasks.
             series: Name of a policy -> one `Interval` per label.
-            marks: Name of a reference -> one rate per label, drawn as a tick across the bars (e.g. the scripted expert).
+            marks: Name of a reference -> one rate per label, drawn as a tick across the bars (e.g. the scripted
+                expert).
             caption: A line below the plot.
         """
         self._add(_figure(_bars_svg(labels, series, marks or {}), caption))
@@ -215,7 +217,8 @@ def _cell(value: Any) -> str:
         return '<td class="number">–</td>'
     if isinstance(value, Interval):
         bar = (
-            f'<span class="meter"><i style="left:{100 * value.low:.1f}%;width:{100 * (value.high - value.low):.1f}%"></i>'
+            f'<span class="meter"><i style="left:{100 * value.low:.1f}%;'
+            f'width:{100 * (value.high - value.low):.1f}%"></i>'
             f'<u style="left:{100 * value.rate:.1f}%"></u></span>'
         )
         text = f"{100 * value.rate:.0f} % <small>[{100 * value.low:.0f}, {100 * value.high:.0f}]</small>"
@@ -227,7 +230,7 @@ def _cell(value: Any) -> str:
     return f"<td>{html.escape(str(value))}</td>"
 
 
-# Plots ----------------------------------------------------------------------------------------------------------------
+# Plots -------------------------------------------------------------------------------------------------
 
 WIDTH = 760  # of every plot, in SVG units; the page scales it
 
@@ -250,8 +253,12 @@ def _bars_svg(
 
     out = []
     for tick in (0, 25, 50, 75, 100):
-        out.append(f'<line class="grid-line" x1="{x(tick / 100):.1f}" x2="{x(tick / 100):.1f}" y1="{top}" y2="{bottom}"/>')
-        out.append(f'<text class="tick" text-anchor="middle" x="{x(tick / 100):.1f}" y="{bottom + 17}">{tick} %</text>')
+        out.append(
+            f'<line class="grid-line" x1="{x(tick / 100):.1f}" x2="{x(tick / 100):.1f}" y1="{top}" y2="{bottom}"/>'
+        )
+        out.append(
+            f'<text class="tick" text-anchor="middle" x="{x(tick / 100):.1f}" y="{bottom + 17}">{tick} %</text>'
+        )
     for row, label in enumerate(labels):
         y0 = top + row * group + 5
         middle = y0 + len(series) * (thickness + 2) / 2
@@ -262,7 +269,8 @@ def _bars_svg(
             centre = y + thickness / 2
             out.append(
                 f'<rect class="fill-{index % COLOURS}" x="{x(0):.1f}" y="{y}" width="{x(rate) - x(0):.1f}" '
-                f'height="{thickness}" rx="2"><title>{100 * rate:.1f} % [{100 * low:.1f}, {100 * high:.1f}]</title></rect>'
+                f'height="{thickness}" rx="2">'
+                f"<title>{100 * rate:.1f} % [{100 * low:.1f}, {100 * high:.1f}]</title></rect>"
                 f'<path class="whisker" d="M{x(low):.1f} {centre}H{x(high):.1f}M{x(low):.1f} {centre - 4}v8'
                 f'M{x(high):.1f} {centre - 4}v8"/>'
             )
@@ -332,7 +340,7 @@ def _ticks(low: float, high: float) -> list[float]:
     power = 10 ** math.floor(math.log10(raw))
     step = min((step * power for step in (1, 2, 2.5, 5, 10)), key=lambda step: abs(step - raw))
     first = math.floor(low / step + 1e-9)
-    return [step * i for i in range(first, math.ceil(high / step - 1e-9) + 1)]
+    return [round(step * i, 12) for i in range(first, math.ceil(high / step - 1e-9) + 1)]
 
 
 def _legend(names: Sequence[str], marks: Sequence[str], left: float) -> str:
@@ -348,7 +356,9 @@ def _legend(names: Sequence[str], marks: Sequence[str], left: float) -> str:
 
 
 def _svg(height: float, parts: Sequence[str]) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+    return (
+        f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
+    )
 
 
 COLOURS = 5  # .fill-0 … .fill-4 below
@@ -369,16 +379,18 @@ p { margin: 0 0 14px; max-width: 72ch; }
 .note, figcaption { color: var(--soft); font-size: 14px; }
 code, pre { font: 13.5px/1.6 ui-monospace, SFMono-Regular, Menlo, Consolas, "DejaVu Sans Mono", monospace; }
 code { background: var(--line); border-radius: 4px; padding: 1px 5px; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px; overflow-x: auto; }
+pre { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 14px 18px;
+  overflow-x: auto; }
 .cards { display: flex; flex-wrap: wrap; gap: 14px; margin: 26px 0; }
-.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 20px; min-width: 150px;
-  flex: 1; }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 14px 20px;
+  min-width: 150px; flex: 1; }
 .card strong { display: block; font-size: 27px; line-height: 1.25; font-variant-numeric: tabular-nums; }
 .card span { color: var(--soft); font-size: 14px; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 20px; font-size: 14px; margin: 14px 0; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-numeric: tabular-nums; margin: 8px 0 6px; }
+table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-numeric: tabular-nums;
+  margin: 8px 0 6px; }
 th { text-align: left; color: var(--soft); font-weight: 500; font-size: 13.5px; }
 th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 .number { text-align: left; }
@@ -397,10 +409,11 @@ svg .tick { fill: var(--soft); font-size: 12px; }
 .curve { fill: none; stroke-width: 2; stroke-linejoin: round; }
 .fill-0 { fill: var(--c0); } .fill-1 { fill: var(--c1); } .fill-2 { fill: var(--c2); } .fill-3 { fill: var(--c3); }
 .fill-4 { fill: var(--c4); }
-.line-0 { stroke: var(--c0); } .line-1 { stroke: var(--c1); } .line-2 { stroke: var(--c2); } .line-3 { stroke: var(--c3); }
-.line-4 { stroke: var(--c4); }
+.line-0 { stroke: var(--c0); } .line-1 { stroke: var(--c1); } .line-2 { stroke: var(--c2); }
+.line-3 { stroke: var(--c3); } .line-4 { stroke: var(--c4); }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(440px, 1fr)); gap: 22px; margin: 18px 0; }
-.grid figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px; overflow: hidden; }
+.grid figure { margin: 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  overflow: hidden; }
 .grid video { display: block; width: 100%; height: auto; }
 .grid figcaption { padding: 10px 14px 12px; }
 .tag { font-weight: 600; } .tag.success { color: var(--good); } .tag.failure { color: var(--bad); }

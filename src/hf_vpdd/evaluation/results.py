@@ -5,8 +5,8 @@
     summary.json      success rates with intervals, time per action, and where the numbers come from
     videos/           some successes and failures
 
-A line is appended whole, in one write; a run that was killed may leave half a line at the end, which the next one drops.
-So the folder can be resumed after anything.
+A line is appended whole, in one write; a run that was killed may leave half a line at the end, which the next one
+drops. So the folder can be resumed after anything.
 """
 
 import json
@@ -38,8 +38,8 @@ class ResultFolder:
         resume: Go on with what is there.
 
     Raises:
-        InputError: There are results already and `resume` is false; or they come from another run (the message names the
-            differences); or they cannot be read.
+        InputError: There are results already and `resume` is false; or they come from another run (the message names
+            the differences); or they cannot be read.
     """
 
     def __init__(self, path: str | os.PathLike, run: Mapping[str, Any], resume: bool = False) -> None:
@@ -56,8 +56,8 @@ class ResultFolder:
             there = _read_json(marker)
             if there != run:
                 raise InputError(
-                    f"{self.path} cannot be resumed: it was run with other settings ({'; '.join(_differences(there, run))})."
-                    " Use those, or give another --out"
+                    f"{self.path} cannot be resumed: it was run with other settings "
+                    f"({'; '.join(_differences(there, run))}). Use those, or give another --out"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         self.results: dict[tuple, dict[str, Any]] = {}
@@ -97,7 +97,8 @@ class ResultFolder:
                 _key(result), result["success"], result["steps"]
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
-                    f"{self._lines} line {number} is no episode result ({error!r}); remove that line or give another --out"
+                    f"{self._lines} line {number} is no episode result ({error!r}); remove that line "
+                    "or give another --out"
                 ) from error
             results.append(result)
         return results
@@ -116,7 +117,7 @@ def provenance() -> dict[str, Any]:
 
 
 def source_revision() -> str | None:
-    """The git commit of the source this runs from, with "+" if the package was changed since; None if it is no checkout."""
+    """The git commit of the source this runs from, with "+" if the package was changed since; None outside a clone."""
     folder = Path(__file__).parents[1]
 
     def git(*arguments: str) -> str:

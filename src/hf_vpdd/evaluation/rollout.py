@@ -5,9 +5,9 @@
             print(result["task"], result["seed"], result["success"])
 
 While the workers simulate one half of the running episodes, the parent plans for the other half, which arrived before:
-half the seats make a batch, and nobody waits for the slowest. So batches differ from run to run, but episodes do not: an
-episode's start comes from its seed alone, and every plan draws from a generator of its own, seeded by the episode and the
-number of the plan.
+half the seats make a batch, and nobody waits for the slowest. So batches differ from run to run, but episodes do not:
+an episode's start comes from its seed alone, and every plan draws from a generator of its own, seeded by the episode
+and the number of the plan.
 """
 
 import hashlib
@@ -110,9 +110,9 @@ def rollout(
         film: Asked at an episode's start: keep what is needed to film it? The policy is then asked for its video, too.
 
     Yields:
-        (result, film or None). A result has the episode's `task`, `seed`, `instruction` and `perturbation`, and `success`
-        (bool, at any step), `steps`, `plans`, `reward` (sum of the simulator's) and `plan_ms` (the episode's share of the
-        wall time of its plans: a batch of n costs each member 1/n).
+        (result, film or None). A result has the episode's `task`, `seed`, `instruction` and `perturbation`, and
+        `success` (bool, at any step), `steps`, `plans`, `reward` (sum of the simulator's) and `plan_ms` (the
+        episode's share of the wall time of its plans: a batch of n costs each member 1/n).
 
     Raises:
         InputError: The policy's actions do not fit, or the simulator refused the episode.

@@ -1,6 +1,7 @@
 """One evaluation from a policy and a list of episodes to a folder of results (see `results`)."""
 
 import os
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -18,7 +19,8 @@ from .simulators import Simulators
 from .videos import EVERY, PANEL, compose, load_film, save_film, write_video
 
 
-# Keeping an episode for a film costs the decoding of what it imagines; past this many per task and wanted video, no more.
+# Keeping an episode for a film costs the decoding of what it imagines; past this many per task and wanted video, no
+# more.
 CANDIDATES_PER_VIDEO = 20
 
 
@@ -144,8 +146,8 @@ def evaluate(
                         if on_result is not None:
                             on_result(result)
                         won += result["success"]
-                        bar.update()
-                        bar.set_postfix_str(f"{100 * won / done:.0f} % success")  # a bar that is not shown counts nothing
+                        bar.update()  # counts nothing if it is not shown
+                        bar.set_postfix_str(f"{100 * won / done:.0f} % success")
                 _film(chosen, simulators, ahead, progress)
     except KeyboardInterrupt:
         evaluation(finished=False)
@@ -162,7 +164,7 @@ def list_videos(folder: Path, keys: set[tuple], results: Sequence[dict[str, Any]
     order = {task: index for index, task in enumerate(dict.fromkeys(result["task"] for result in results))}
     known = {(key[0], key[1]) for key in keys}
     found = []
-    for path in folder.glob("*.mp4"):
+    for path in _finished(folder, ".mp4"):
         task, seed, outcome = _split_name(path)
         if (task, seed) in known and task in order:
             found.append(Video(path, task, seed, outcome == "success"))
@@ -176,14 +178,13 @@ class _Choice:
         self.wanted = videos
         self.videos = folder.videos
         self.films = folder.videos / ".films"  # kept until filmed, so that a resumed run still can
-        self._have = Counter(
-            (task, outcome) for task, _, outcome in map(_split_name, [*self.videos.glob("*.mp4"), *self.pending()])
-        )
+        there = [*_finished(self.videos, ".mp4"), *self.pending()]
+        self._have = Counter((task, outcome) for task, _, outcome in map(_split_name, there))
         self._started: Counter = Counter()
 
     def pending(self) -> list[Path]:
         """Films that are no video yet."""
-        return sorted(self.films.glob("*.npz"))
+        return _finished(self.films, ".npz")
 
     def candidate(self, episode: Episode) -> bool:
         full = all(self._have[episode.task, outcome] >= self.wanted for outcome in ("success", "failure"))
@@ -197,6 +198,11 @@ class _Choice:
         if self._have[film.episode.task, outcome] < self.wanted:
             self._have[film.episode.task, outcome] += 1
             save_film(film, self.films / f"{film.episode.task}_{film.episode.seed}_{outcome}.npz")
+
+
+def _finished(folder: Path, suffix: str) -> list[Path]:
+    """The files of a kind, without the hidden leftovers of a run that was killed while writing one."""
+    return sorted(path for path in folder.glob(f"*{suffix}") if not path.name.startswith("."))
 
 
 def _split_name(path: Path) -> tuple[str, int, str]:
@@ -219,17 +225,14 @@ def _film(chosen: _Choice, simulators: Simulators, ahead: int, progress: bool) -
                 under_way[seat] = path, film
                 episode = film.episode
                 size = PANEL if film.imagined is not None else 288
-                simulators.send(
-                    "film", seat, episode.task, episode.seed, episode.scene, film.actions, size, EVERY
-                )
+                simulators.send("film", seat, episode.task, episode.seed, episode.scene, film.actions, size, EVERY)
             for seen in simulators.receive():
                 path, film = under_way.pop(seen.seat)
                 free.append(seen.seat)
                 write_video(chosen.videos / f"{path.stem}.mp4", compose(film, seen.frames, ahead))
                 path.unlink()
                 bar.update()
-    if not any(chosen.films.iterdir()):
-        chosen.films.rmdir()
+    shutil.rmtree(chosen.films)  # empty but for leftovers
 
 
 def _summary(
@@ -243,7 +246,7 @@ def _summary(
     warnings = []
     if min(seeds) < FIRST_EVALUATION_SEED:
         warnings.append(
-            f"seeds below {FIRST_EVALUATION_SEED} are those that `hf-vpdd record` uses: starts may have been trained on"
+            f"seeds below {FIRST_EVALUATION_SEED} are those that `hf-vpdd record` uses: starts may be trained on"
         )
     return {
         "finished": finished,
@@ -261,8 +264,8 @@ def _summary(
 
 
 def ms_per_action(results: Sequence[dict[str, Any]]) -> float | None:
-    """The policy's wall time per executed action: plans are shared by the actions of a chunk and by the batch they were
-    made in. Includes decoding the imagined picture for episodes that are filmed. None if nothing was planned."""
+    """The policy's wall time per executed action: a plan's time is shared by its batch and its chunk.
+    Includes decoding the imagined picture where episodes are filmed. None if nothing was planned."""
     plans, steps = sum(result["plans"] for result in results), sum(result["steps"] for result in results)
     return sum(result["plan_ms"] for result in results) / steps if plans and steps else None
 

@@ -1,12 +1,12 @@
 """Many environments in a few processes, driven by messages.
 
-The parent owns *seats*; each seat is one running episode in one worker. It sends `begin` (an episode) or `act` (a chunk of
-actions) for a seat and receives what the robot saw afterwards. A worker runs its messages in order and keeps its
-environments for reuse: building one costs half a second, resetting it six milliseconds. Images travel through the pipe:
-27 kB take about 0.02 ms, rendering them takes 5 ms.
+The parent owns *seats*; each seat is one running episode in one worker. It sends `begin` (an episode) or `act` (a
+chunk of actions) for a seat and receives what the robot saw afterwards. A worker runs its messages in order and keeps
+its environments for reuse: building one costs half a second, resetting it six milliseconds. Images travel through the
+pipe: 27 kB take about 0.02 ms, rendering them takes 5 ms.
 
-Workers are spawned, never forked (a GL context does not survive a fork), ignore Ctrl-C (the parent ends them) and end by
-themselves when the parent is gone.
+Workers are spawned, never forked (a GL context does not survive a fork), ignore Ctrl-C (the parent ends them) and end
+by themselves when the parent is gone.
 """
 
 import multiprocessing
@@ -126,8 +126,8 @@ class Stage:
     ) -> Seen:
         """Runs a finished episode again with the same actions, float32 (n, A), and films it.
 
-        The simulator is deterministic, so this is the episode itself. frames[i] shows the first camera after i * `every`
-        steps; the last frame shows the end.
+        The simulator is deterministic, so this is the episode itself. frames[i] shows the first camera after i *
+        `every` steps; the last frame shows the end.
         """
         key = (task, scene, image_size)
         env = self._environment(*key)
@@ -219,8 +219,11 @@ class _Running:
         """Steps through a chunk, rendering only the frames that the next plan will ask for."""
         actions = np.asarray(actions, np.float32)
         count, reward = len(actions), 0.0
-        back = range(0, self.view.history_frames * self.view.history_stride, self.view.history_stride)
-        stops = sorted({count - steps for steps in back if steps < count}) if look else [count]
+        # A plan at step k * count looks back at the steps before it, across chunks: frame i of its history lies i
+        # strides earlier.
+        back = [i * self.view.history_stride for i in range(self.view.history_frames)]
+        stops = [step for step in range(1, count + 1) if any((step + steps) % count == 0 for steps in back)]
+        stops = stops if look else [count]
         start = 0
         for stop in stops:
             observation, gained, _, truncated, info = self.env.step_chunk(actions[start:stop], render=look)
@@ -335,7 +338,8 @@ class Simulators:
         return answers
 
     def prepare(self, episodes: Sequence[Episode]) -> None:
-        """Builds the environments of these episodes before they start, one each, on seat after seat; waits for them."""
+        """Builds the environments of these episodes before they start, one each, on seat after seat; waits for
+        them."""
         keys: dict[int, list] = {}
         for index, episode in enumerate(episodes):
             keys.setdefault(self.worker_of(index % len(self.seats)), []).append((episode.task, episode.scene))
@@ -363,8 +367,8 @@ class Simulators:
         process = self._processes[worker]
         process.join(timeout=2)
         return RuntimeError(
-            f"{process.name} ended unexpectedly (exit code {process.exitcode}; -9 is often a lack of memory: try fewer "
-            "--envs). Finished episodes are kept: run again with --resume"
+            f"{process.name} ended unexpectedly (exit code {process.exitcode}; -9 is often a lack of memory: try "
+            "fewer --envs). Finished episodes are kept: run again with --resume"
         )
 
 

@@ -57,8 +57,9 @@ def summary_text(evaluation: Evaluation) -> str:
 
 
 IMAGINED_NOTE = (
-    "Left: what the camera saw, at half speed. Middle: what the policy imagined for a moment ahead when it made its plan. "
-    "Right: what the camera really saw at that moment, in the imagined picture's resolution. Both stay until the next plan."
+    "Left: what the camera saw, at half speed. Middle: what the policy imagined for a moment ahead when it made its "
+    "plan. Right: what the camera really saw at that moment, in the imagined picture's resolution. Both stay until "
+    "the next plan."
 )
 
 

@@ -1,7 +1,8 @@
 """Videos of episodes: what the camera saw, what the policy imagined, and what then really happened.
 
-An episode is filmed after it is over: the simulator is deterministic, so running its actions again is the episode itself.
-The evaluation therefore pays for pictures only of the few episodes that are shown, and can choose them by how they ended.
+An episode is filmed after it is over: the simulator is deterministic, so running its actions again is the episode
+itself. The evaluation therefore pays for pictures only of the few episodes that are shown, and can choose them by how
+they ended.
 """
 
 import os
@@ -55,9 +56,10 @@ def load_film(path: str | os.PathLike) -> Film:
 def compose(film: Film, frames: np.ndarray, ahead: int, every: int = EVERY) -> np.ndarray:
     """Sets the pictures of an episode side by side, with captions.
 
-    Left, the camera, moving. If the policy imagines: in the middle, what its present plan imagined for `ahead` steps after
-    that plan was made, and on the right what the camera really saw then, both held until the next plan. The right picture
-    is brought to the imagined one's number of pixels first, or the comparison would be unfair to the imagination.
+    Left, the camera, moving. If the policy imagines: in the middle, what its present plan imagined for `ahead` steps
+    after that plan was made, and on the right what the camera really saw then, both held until the next plan. The
+    right picture is brought to the imagined one's number of pixels first, or the comparison would be unfair to the
+    imagination.
 
     Args:
         film: The episode.
