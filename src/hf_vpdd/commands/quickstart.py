@@ -51,7 +51,6 @@ def run(args: argparse.Namespace) -> int:
     for row in road.rows:
         p = row.pooled
         print(f"  {NAMES[row.arm]:<44} {100 * p.rate:5.1f} %  [{100 * p.low:.0f}, {100 * p.high:.0f}]")
-    print(
-        f"\nThe report: {page}\nThe policy: {road.policy}\n  hf-vpdd eval --policy {road.policy} --tasks {args.tasks} --out outputs/eval"
-    )
+    print(f"\nThe report: {page}\nThe policy: {road.policy}")
+    print(f"  hf-vpdd eval --policy {road.policy} --tasks {args.tasks} --out outputs/eval")
     return 0

@@ -7,8 +7,8 @@ Four arms on equal data and equal steps, all with the same tokenizer (which saw 
     cloning-pretrained     behaviour cloning (L1 on the chunk) on the pre-trained trunk, fine-tuned at 0.2 x the rate
     cloning-scratch        behaviour cloning, everything from random weights
 
-A cell is (arm, demonstrations per task, training seed, draw of demonstrations). Its result is a JSON file, so a grid can be
-stopped and resumed, and cells can be run by several processes.
+A cell is (arm, demonstrations per task, training seed, draw of demonstrations). Its result is a JSON file, so a grid can
+be stopped and resumed, and cells can be run by several processes.
 """
 
 import json
@@ -207,7 +207,7 @@ class Row:
 
 
 def summarise(results: Sequence[dict[str, Any]]) -> list[Row]:
-    """Rows by demonstrations, then by arm. The interval takes episodes as independent; the spread of `runs` says more."""
+    """Rows by demonstrations, then by arm. The interval takes episodes as independent; `runs` shows the spread."""
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault((result["demos"], result["arm"]), []).append(result)

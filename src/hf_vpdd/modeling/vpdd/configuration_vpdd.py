@@ -37,7 +37,7 @@ class VPDDConfig(PreTrainedConfig):
 
     Args:
         vqvae_config ([`VPDDVQVAEConfig`] or `dict`): The tokenizer, stored with the policy.
-        text_config ([`~transformers.CLIPTextConfig`] or `dict`): The instruction tower. The official one is CLIP RN50's.
+        text_config ([`~transformers.CLIPTextConfig`] or `dict`): The instruction tower. Officially CLIP RN50's.
         trunk (`str`, defaults to `"perceiver"`): `"perceiver"` (official) or `"fused"` (small; each future token is
             fused with the current frame's feature at the same place).
         action_head (`str`, defaults to `"causal"`): `"causal"` (official, Meta-World), `"causal_multiview"` (official,
@@ -55,8 +55,8 @@ class VPDDConfig(PreTrainedConfig):
         image_channels (`int`, defaults to 0): Width of the small CNN that feeds raw pixels of the newest frame to the
             `"fused"` trunk (0 = codes only).
         head_hidden_size, head_layers, head_heads, head_ff_size, head_dropout, head_position_rows: The action head.
-        head_keypoints (`int`, defaults to 0): Spatial-softmax keypoints that the `"cross_attention"` head reads from the
-            raw newest frame, conditioned on the instruction: precision below the token grid. 0 = none.
+        head_keypoints (`int`, defaults to 0): Spatial-softmax keypoints that the `"cross_attention"` head reads from
+            the raw newest frame, conditioned on the instruction: precision below the token grid. 0 = none.
         head_action_groups (`list[int]`, *optional*): Causal heads: how many consecutive action dimensions share an
             output layer; one each by default, `[3, 3, 1]` (translation, rotation, gripper) on RLBench.
         head_video_input (`str`, defaults to `"forecast"`): What the `"causal_multiview"` head sees of the video:
@@ -67,8 +67,8 @@ class VPDDConfig(PreTrainedConfig):
         head_image_size (`int`, defaults to 0): Pixels of the raw views that head reads. When set, `pixel_values` come
             at this size and are resized for the tokenizer; 0 = the tokenizer's size.
         head_image_channels, head_patch_size (`int`): Its convolutions over raw views.
-        num_train_timesteps (`int`), alpha_bar_start, alpha_bar_end, replace_mass, truncation (`float`): The diffusion, see
-            [`MaskAndReplaceScheduler`]. `truncation=None` samples from the whole distribution.
+        num_train_timesteps (`int`), alpha_bar_start, alpha_bar_end, replace_mass, truncation (`float`): The diffusion,
+            see [`MaskAndReplaceScheduler`]. `truncation=None` samples from the whole distribution.
         loss_type (`str`, defaults to `"vb"`): `"vb"`: the variational bound with auxiliary term (official);
             `"ce"`: cross-entropy on the corrupted tokens (small recipe).
         auxiliary_weight (`float`): Weight of the auxiliary term of `"vb"`.

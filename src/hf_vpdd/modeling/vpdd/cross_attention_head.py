@@ -46,7 +46,7 @@ class KeypointEncoder(nn.Module):
 
 
 class CrossAttentionHead(nn.Module):
-    """p_theta2 in a small body: step tokens attend to each other, to the trunk's hidden states and to the current frame."""
+    """p_theta2 in a small body: step tokens attend to each other, the trunk's hidden states and the current frame."""
 
     def __init__(self, config: VPDDConfig):
         super().__init__()
@@ -102,7 +102,7 @@ class CrossAttentionHead(nn.Module):
         video_hidden: torch.Tensor,
         context: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Noisy bins int64 (B, chunk, A), hidden (B, V, L, hidden) -> logits (B, chunk, A, bins), or (B, chunk, A) actions."""
+        """Noisy bins (B, chunk, A), hidden (B, V, L, hidden) -> logits (B, chunk, A, bins), or actions (B, chunk, A)."""
         offsets = torch.arange(self.action_dim, device=actions.device) * (self.bins + 1)
         # four independent embeddings add up to variance 4; halved, the sum stays on the scale of one
         tokens = 0.5 * self.action_embed(actions + offsets).sum(2)
