@@ -7,7 +7,7 @@ Four arms on equal data and equal steps, all with the same tokenizer (which saw 
     cloning-pretrained     behaviour cloning (L1 on the chunk) on the pre-trained trunk, fine-tuned at 0.2 x the rate
     cloning-scratch        behaviour cloning, everything from random weights
 
-A cell is (arm, demonstrations per task, training seed, draw of demonstrations). Its result is a JSON file, so a grid can
+A cell is (arm, demonstrations per task, training seed, draw of demonstrations). Its result is a JSON file: a grid can
 be stopped and resumed, and cells can be run by several processes.
 """
 

@@ -151,8 +151,8 @@ class Quickstart:
         )
         report.add_section(
             "The comparison",
-            "Same demonstrations, same number of fine-tuning steps, same tokenizer. One training seed: differences of a "
-            "few points are noise; `hf-vpdd compare` runs more seeds and draws.",
+            "Same demonstrations, same number of fine-tuning steps, same tokenizer. One training seed: differences of "
+            "a few points are noise; `hf-vpdd compare` runs more seeds and draws.",
         )
         intervals = [Interval(row.pooled.rate, row.pooled.low, row.pooled.high) for row in self.rows]
         report.add_table(
