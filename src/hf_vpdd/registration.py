@@ -24,7 +24,7 @@ def register() -> None:
     from .modeling.vpdd.processing_vpdd import VPDDProcessor
     from .modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
     from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
-    from .pipelines.robot_policy import RobotPolicyPipeline
+    from .pipelines.robot_policy import RobotPolicyPipeline, ShippedModel
 
     for config, model in ((VPDDVQVAEConfig, VPDDVQVAE), (VPDDConfig, VPDDForRobotPolicy)):
         AutoConfig.register(config.model_type, config, exist_ok=True)
@@ -35,7 +35,7 @@ def register() -> None:
             TASK,
             pipeline_class=RobotPolicyPipeline,
             pt_model=AutoModel,
-            default={"model": (str(DEFAULT_CHECKPOINT), "main")},
+            default=ShippedModel(model=(str(DEFAULT_CHECKPOINT), "main")),
             type="multimodal",
         )
 
