@@ -4,7 +4,7 @@ import xml.dom.minidom
 import pytest
 
 from hf_vpdd.errors import InputError
-from hf_vpdd.evaluation.report import Interval, Report, _ticks
+from hf_vpdd.evaluation.report import Interval, Report, _log_ticks, _ticks
 from hf_vpdd.evaluation.tables import format_table
 
 
@@ -68,6 +68,14 @@ def test_plots_are_well_formed_and_to_scale():
 def test_ticks_are_few_and_cover_the_data(low, high):
     ticks = _ticks(low, high)
     assert ticks[0] <= low and ticks[-1] >= high and 1 <= len(ticks) <= 8
+
+
+def test_log_ticks_are_round_numbers():
+    import math
+
+    assert [round(10**tick, 9) for tick in _log_ticks(math.log10(0.3), math.log10(3.1))] == [0.2, 0.5, 1, 2, 5]
+    assert [10**tick for tick in _log_ticks(-3, 4)] == pytest.approx([10.0**power for power in range(-3, 5)])
+    assert len(_log_ticks(0, 0)) == 1
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def _lines_svg(
         raise InputError(f"no curve of {y_label!r} has a finite value to draw")
     x_low, x_high = min(a for a, _ in every), max(a for a, _ in every)
     y_low, y_high = min(b for _, b in every), max(b for _, b in every)
-    x_ticks, y_ticks = _ticks(x_low, x_high), _ticks(y_low, y_high)
+    x_ticks, y_ticks = _ticks(x_low, x_high), (_log_ticks if log_y else _ticks)(y_low, y_high)
     x_low, x_high = min(x_low, x_ticks[0]), max(x_high, x_ticks[-1])
     y_low, y_high = min(y_low, y_ticks[0]), max(y_high, y_ticks[-1])
     left, right, top, bottom = 66, 16, 34 if len(curves) > 1 else 12, 290
@@ -341,6 +341,17 @@ def _ticks(low: float, high: float) -> list[float]:
     step = min((step * power for step in (1, 2, 2.5, 5, 10)), key=lambda step: abs(step - raw))
     first = math.floor(low / step + 1e-9)
     return [round(step * i, 12) for i in range(first, math.ceil(high / step - 1e-9) + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """Logarithms of round numbers (1, 2 and 5 times powers of ten; powers alone over many decades) around low..high."""
+    digits = (1, 2, 5) if high - low < 3 else (1,)
+    values = [
+        math.log10(digit) + power for power in range(math.floor(low) - 1, math.ceil(high) + 2) for digit in digits
+    ]
+    first = max(index for index, value in enumerate(values) if value <= low + 1e-9)
+    last = min(index for index, value in enumerate(values) if value >= high - 1e-9)
+    return values[first : last + 1]
 
 
 def _legend(names: Sequence[str], marks: Sequence[str], left: float) -> str:
@@ -394,9 +405,9 @@ table { border-collapse: collapse; width: 100%; font-size: 15px; font-variant-nu
 th { text-align: left; color: var(--soft); font-weight: 500; font-size: 13.5px; }
 th, td { padding: 7px 14px 7px 0; border-bottom: 1px solid var(--line); white-space: nowrap; }
 .number { text-align: left; }
-.rate span:last-child { display: inline-block; min-width: 8.5em; }
+.rate span:last-child { display: inline-block; min-width: 7em; }
 .rate small { color: var(--soft); }
-.meter { position: relative; display: inline-block; width: 130px; height: 10px; border-radius: 5px; margin-right: 12px;
+.meter { position: relative; display: inline-block; width: 92px; height: 10px; border-radius: 5px; margin-right: 12px;
   background: var(--line); overflow: hidden; }
 .meter i { position: absolute; top: 0; bottom: 0; background: var(--c0); opacity: .38; }
 .meter u { position: absolute; top: 0; bottom: 0; width: 3px; margin-left: -2px; background: var(--c0); }
