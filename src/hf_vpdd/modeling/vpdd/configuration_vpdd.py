@@ -2,6 +2,7 @@
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, PreTrainedConfig
+from transformers.configuration_utils import SubConfigSpec
 
 from ..vqvae.configuration_vqvae import VPDDVQVAEConfig
 
@@ -78,7 +79,7 @@ class VPDDConfig(PreTrainedConfig):
     """
 
     model_type = "vpdd"
-    sub_configs_defaults = {"vqvae_config": VPDDVQVAEConfig, "text_config": CLIPTextConfig}
+    sub_configs_defaults = {"vqvae_config": SubConfigSpec(VPDDVQVAEConfig), "text_config": SubConfigSpec(CLIPTextConfig)}
 
     vqvae_config: dict | VPDDVQVAEConfig | None = None
     text_config: dict | CLIPTextConfig | None = None
