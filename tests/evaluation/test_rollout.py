@@ -37,6 +37,28 @@ def test_same_episodes_in_any_process_order_and_company():
     assert outcomes(Watcher(), shuffled, workers=1, seats=3) == alone
 
 
+def test_idle_environments_are_handed_out_and_closed_in_turn(monkeypatch):
+    """A task whose environments are all in use again must not stand in the way of closing another's."""
+    from hf_vpdd.evaluation import simulators
+
+    monkeypatch.setattr(simulators, "MAX_IDLE_ENVS", 1)
+
+    class Env:
+        open = True
+
+        def close(self):
+            self.open = False
+
+    view = View()
+    stage, envs = simulators.Stage(view), [Env() for _ in range(3)]
+    keys = [(task, None, 96) for task in ("drawer-close-v3", "window-open-v3", "reach-v3")]
+    stage._put_back(keys[0], envs[0])
+    assert stage._environment(*keys[0]) is envs[0]
+    stage._put_back(keys[1], envs[1])
+    stage._put_back(keys[2], envs[2])
+    assert [env.open for env in envs] == [True, False, True]
+
+
 def test_planning_is_batched_and_every_episode_runs_once():
     policy = Watcher()
     episodes = make_episodes("drawer-close", 5)

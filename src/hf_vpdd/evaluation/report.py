@@ -344,7 +344,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _log_ticks(low: float, high: float) -> list[float]:
-    """Logarithms of round numbers (1, 2 and 5 times powers of ten; powers alone over many decades) around low..high."""
+    """Logarithms of round numbers around low..high: 1, 2, 5 times powers of ten; powers alone over many decades."""
     digits = (1, 2, 5) if high - low < 3 else (1,)
     values = [
         math.log10(digit) + power for power in range(math.floor(low) - 1, math.ceil(high) + 2) for digit in digits

@@ -172,9 +172,12 @@ class Stage:
         return seen
 
     def _environment(self, task: str, scene: str | None, image_size: int):
-        idle = self._idle.get((task, scene, image_size))
-        if idle:
-            return idle.pop()
+        key = (task, scene, image_size)
+        if key in self._idle:
+            env = self._idle[key].pop()
+            if not self._idle[key]:  # no key without an environment: `_put_back` closes those of the oldest one
+                del self._idle[key]
+            return env
         from ..envs.metaworld import MetaWorldEnv
 
         return MetaWorldEnv(

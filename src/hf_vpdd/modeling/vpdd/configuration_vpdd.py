@@ -79,7 +79,10 @@ class VPDDConfig(PreTrainedConfig):
     """
 
     model_type = "vpdd"
-    sub_configs_defaults = {"vqvae_config": SubConfigSpec(VPDDVQVAEConfig), "text_config": SubConfigSpec(CLIPTextConfig)}
+    sub_configs_defaults = {
+        "vqvae_config": SubConfigSpec(VPDDVQVAEConfig),
+        "text_config": SubConfigSpec(CLIPTextConfig),
+    }
 
     vqvae_config: dict | VPDDVQVAEConfig | None = None
     text_config: dict | CLIPTextConfig | None = None

@@ -102,7 +102,7 @@ class CrossAttentionHead(nn.Module):
         video_hidden: torch.Tensor,
         context: dict[str, torch.Tensor],
     ) -> torch.Tensor:
-        """Noisy bins (B, chunk, A), hidden (B, V, L, hidden) -> logits (B, chunk, A, bins) or actions (B, chunk, A)."""
+        """Noisy bins (B, chunk, A), hidden (B, V, L, D) -> logits (B, chunk, A, bins) or actions (B, chunk, A)."""
         offsets = torch.arange(self.action_dim, device=actions.device) * (self.bins + 1)
         # four independent embeddings add up to variance 4; halved, the sum stays on the scale of one
         tokens = 0.5 * self.action_embed(actions + offsets).sum(2)
