@@ -25,6 +25,7 @@ def test_the_folder_tells_everything(finished):
     assert summary == json.loads(json.dumps(finished.summary))
     assert (summary["finished"], summary["episodes"], summary["seeds"]) == (True, 3, [100000, 100002])
     assert "lean renderer" in summary["label"] and summary["policy"]["name"] == "dreamer"
+    assert summary["by_difficulty"] == {"easy": 0.0}
     assert summary["predict_ahead"] == 8 and summary["execute"] == 4
     assert summary["tasks"][0]["low"] == 0 and 0.5 < summary["tasks"][0]["high"] < 0.6  # 0 of 3
     assert summary["provenance"]["versions"]["mujoco"]

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", required=True, help="folder of a checkpoint, name on the Hub, expert or null")
     parser.add_argument(
         "--tasks",
-        default="mt10",
-        help="mt10, quickstart, all, easy, medium, hard, very_hard, or task names with commas",
+        help="mt10 (where nothing is said under lean), all (under the other protocols), quickstart, easy, medium, hard, "
+        "very_hard, or task names with commas",
     )
     parser.add_argument("--episodes", type=int, help="per task; the protocol's own number if not given (lean: 20)")
     parser.add_argument(
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(f"--videos must not be negative; got {args.videos}")
     protocol = PROTOCOLS[args.protocol]
     episodes = make_episodes(
-        args.tasks,
+        args.tasks or protocol.tasks,
         protocol.episodes if args.episodes is None else args.episodes,
         protocol.seed if args.seed is None else args.seed,
         args.perturb,

@@ -24,12 +24,14 @@ class Protocol:
     Attributes:
         name: As `MetaWorldEnv` knows it.
         label: What reports say of results under it.
+        tasks: Which ones, if none are asked for.
         seed: First seed, if none is asked for.
         episodes: Episodes per task, if no number is asked for.
     """
 
     name: str
     label: str
+    tasks: str
     seed: int
     episodes: int
 
@@ -38,18 +40,21 @@ PROTOCOLS = {
     "lean": Protocol(
         "lean",
         "lean renderer (no shadows, anti-aliasing or reflections), VPDD's crop of corner2, 200 steps",
+        tasks="mt10",
         seed=FIRST_EVALUATION_SEED,
         episodes=20,
     ),
     "vpdd": Protocol(
         "vpdd",
         "VPDD's protocol on Meta-World v3: stock rendering, 480 px corner2 cropped to 260 px, 200 steps",
+        tasks="all",
         seed=FIRST_EVALUATION_SEED,
         episodes=50,
     ),
     "lerobot-mt50": Protocol(
         "lerobot-mt50",
         "LeRobot's Meta-World: stock rendering, moved corner2 at 480 px, 500 steps, seeds from 1000",
+        tasks="all",
         seed=1000,
         episodes=50,
     ),

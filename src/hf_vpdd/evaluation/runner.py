@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..envs.tasks import DIFFICULTIES, task_info
 from ..errors import InputError
 from .episodes import FIRST_EVALUATION_SEED, PROTOCOLS, Episode
 from .metrics import Score, mean_over_tasks, score, score_by_task
@@ -256,11 +257,20 @@ def _summary(
         "episodes": len(results),
         "mean_success": mean_over_tasks(score_by_task(results)),
         "overall": score("all", results).to_dict(),
+        "by_difficulty": by_difficulty(score_by_task(results)),
         "ms_per_action": ms_per_action(results),
         "tasks": tasks,
         "warnings": warnings,
         "provenance": provenance(),
     }
+
+
+def by_difficulty(scores: Sequence[Score]) -> dict[str, float]:
+    """Mean success of the tasks in each of LeRobot's groups (easy, medium, hard, very_hard) that occurs."""
+    groups: dict[str, list[Score]] = {}
+    for one in scores:
+        groups.setdefault(task_info(one.name).difficulty, []).append(one)
+    return {name: mean_over_tasks(groups[name]) for name in DIFFICULTIES if name in groups}
 
 
 def ms_per_action(results: Sequence[dict[str, Any]]) -> float | None:

@@ -50,7 +50,9 @@ def rows(evaluation: Evaluation) -> list[list[Any]]:
 def summary_text(evaluation: Evaluation) -> str:
     """What the terminal shows at the end of an evaluation."""
     lines = [format_table(HEADERS, rows(evaluation)), ""]
-    lines.append(f"mean over {len(evaluation.scores)} tasks: {100 * evaluation.mean:.1f} %")
+    if len(evaluation.scores) > 1:
+        groups = [f"{name} {100 * mean:.1f} %" for name, mean in evaluation.summary["by_difficulty"].items()]
+        lines.append(f"mean over {len(evaluation.scores)} tasks: {100 * evaluation.mean:.1f} % ({', '.join(groups)})")
     lines.append(f"protocol {evaluation.summary['protocol']}: {evaluation.summary['label']}")
     lines += [f"note: {warning}" for warning in evaluation.summary["warnings"]]
     return "\n".join(lines)
