@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy", required=True, help="folder of a checkpoint, name on the Hub, expert or null")
     parser.add_argument(
         "--tasks",
-        help="mt10 (where nothing is said under lean), all (under the other protocols), quickstart, easy, medium, hard, "
+        help="mt10 (default under lean), all (default under the other protocols), quickstart, easy, medium, hard, "
         "very_hard, or task names with commas",
     )
     parser.add_argument("--episodes", type=int, help="per task; the protocol's own number if not given (lean: 20)")
