@@ -39,11 +39,10 @@ EXTRAS = {
     "serve": ["websockets>=13"],
     "train": ["tensorboard>=2.16"],
 }
-EXTRAS["demo"] = [*EXTRAS["metaworld"], "matplotlib>=3.8"]
+EXTRAS["demo"] = [*EXTRAS["metaworld"], *EXTRAS["train"]]  # the demo, and the quickstart, which trains
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["lora"],
-    *EXTRAS["train"],
     "hypothesis>=6",
     "pytest>=8",
     "pytest-timeout>=2.3",

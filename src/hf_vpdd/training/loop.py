@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,8 @@ class _Run:
         self.task, self.recipe, self.args, self.stop = task, recipe, recipe.train, stop
         self.output_dir = Path(recipe.output_dir)
         tracker = None if self.args.tracker == "none" else self.args.tracker
+        if tracker and not find_spec(tracker):
+            raise InputError(f"tracker {tracker} is not installed: pip install 'hf-vpdd[train]', or give --tracker none")
         self.accelerator = Accelerator(
             mixed_precision=self.args.mixed_precision, log_with=tracker, project_dir=str(self.output_dir),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.has_unused_parameters)],
