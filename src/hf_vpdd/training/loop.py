@@ -119,7 +119,7 @@ class _Run:
         self.output_dir = Path(recipe.output_dir)
         tracker = None if self.args.tracker == "none" else self.args.tracker
         if tracker and not find_spec(tracker):
-            raise InputError(f"tracker {tracker} is not installed: pip install 'hf-vpdd[train]', or give --tracker none")
+            raise InputError(f"{tracker} is not installed: pip install 'hf-vpdd[train]', or give --tracker none")
         self.accelerator = Accelerator(
             mixed_precision=self.args.mixed_precision, log_with=tracker, project_dir=str(self.output_dir),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.has_unused_parameters)],
