@@ -22,10 +22,7 @@ PACKAGES = {"egl": ("libegl1", "libgl1"), "osmesa": ("libosmesa6",)}
 _LIBRARIES = {"egl": ("EGL", "GL"), "osmesa": ("OSMesa",)}
 
 _PROBE = """
-import os, sys
-sys.path[:0] = {path!r}
-from hf_vpdd.envs.gl import configure_gl
-configure_gl()
+import os
 import mujoco
 model = mujoco.MjModel.from_xml_string(
     "<mujoco><worldbody><light pos='0 0 3'/><geom type='sphere' size='.2' rgba='1 0 0 1'/></worldbody></mujoco>")
@@ -34,7 +31,7 @@ mujoco.mj_forward(model, data)
 with mujoco.Renderer(model, 32, 32) as renderer:
     renderer.update_scene(data)
     assert renderer.render().max() > 0, "the picture is black"
-print("ok")
+print("ok", flush=True)
 os._exit(0)
 """
 
@@ -97,7 +94,7 @@ def diagnose(render: bool = True) -> dict:
 
     rendered = None
     if render and not problems:
-        rendered, message = _render_probe()
+        rendered, message = _render_probe(backend)
         if not rendered:
             problems.append(f"MUJOCO_GL={backend} is there, but drawing a test picture failed: {message}")
             install.append(
@@ -138,11 +135,13 @@ def _version(module: str) -> str | None:
         return "unknown"
 
 
-def _render_probe() -> tuple[bool, str]:
+def _render_probe(backend: str) -> tuple[bool, str]:
     """Draws in a child, because a broken driver may take the whole process down."""
-    code = _PROBE.format(path=[entry for entry in sys.path if entry])
+    environment = os.environ | {"LP_NUM_THREADS": "1"} | ({} if backend == "native" else {"MUJOCO_GL": backend})
     try:
-        child = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        child = subprocess.run(
+            [sys.executable, "-c", _PROBE], capture_output=True, text=True, timeout=120, env=environment
+        )
     except subprocess.TimeoutExpired:
         return False, "no picture after 120 s"
     lines = (child.stderr.strip() or f"exit status {child.returncode}").splitlines()
