@@ -122,6 +122,7 @@ def test_accumulation_equals_the_larger_batch(tmp_path):
 
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     arguments = ["--plain", "yes", "--ema_decay", "0", "--save_every", "0", "--steps", "5", "--batch_size", "8"]
+    arguments += ["--tracker", "tensorboard"]  # closing it must not end the group before the model is saved
     port = str(20000 + os.getpid() % 20000)
     launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", port, "-m")
     process = start(tmp_path / "two", *arguments, launcher=launcher)
@@ -130,6 +131,7 @@ def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     output = process.communicate(timeout=240)[0]
     assert process.returncode == 0, output
     assert json.loads((tmp_path / "two" / "run.json").read_text())["processes"] == 2
+    assert list((tmp_path / "two" / "tensorboard").rglob("events*"))
     one, two = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name in one:
         torch.testing.assert_close(one[name], two[name], rtol=1e-4, atol=1e-5)

@@ -190,6 +190,7 @@ class _Run:
         # Threads help where the device works by itself; on the CPU they would only take a core away.
         pool = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
         fetch = self._fetcher(pool)
+        self.first_step = self.step
         started, last_log, cpu_before = time.monotonic(), time.monotonic(), self.cpu_seconds
         cpu_started = time.process_time()
         bar = tqdm(
@@ -227,7 +228,8 @@ class _Run:
             bar.close()
             if pool:
                 pool.shutdown(cancel_futures=True)
-            self.accelerator.end_training() if args.tracker != "none" and self.main else None
+            for tracker in self.accelerator.trackers:  # `end_training` would also end the group of processes
+                tracker.finish()
         self.cpu_seconds = cpu_before + time.process_time() - cpu_started
         self._finish(metrics, time.monotonic() - started)
         return TrainResult(self.output_dir, self.step, metrics, self.cpu_seconds)
@@ -433,7 +435,9 @@ class _Run:
             summary = {
                 "stage": self.recipe.stage, "steps": self.step, "metrics": metrics, "skipped_steps": int(self.skipped),
                 "cpu_seconds": round(self.cpu_seconds, 2), "wall_seconds": round(wall_seconds, 2),
-                "samples_per_second": round(self.step * self.samples_per_step / max(wall_seconds, 1e-9), 1),
+                "samples_per_second": round(
+                    (self.step - self.first_step) * self.samples_per_step / max(wall_seconds, 1e-9), 1
+                ),
             }  # fmt: skip
             atomic_write_text(self.output_dir / "training.json", json.dumps(summary, indent=1) + "\n")
         self.accelerator.wait_for_everyone()
