@@ -1,4 +1,5 @@
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -54,6 +55,24 @@ def test_goes_on_where_it_was_killed(store, tmp_path):
     tokenizer = Tokenizer()
     assert (run(store, tokenizer, tmp_path / "killed", batch_size=1) == whole).all()
     assert tokenizer.seen == 83 - done
+
+
+def test_two_runs_at_once_do_not_spoil_each_other(store, tmp_path):
+    """The second begins while the first encodes, and waits for it instead of emptying its file."""
+    second, answers = Tokenizer(), []
+    thread = threading.Thread(target=lambda: answers.append(run(store, second, tmp_path)))
+
+    class Slow(Tokenizer):
+        def __call__(self, clips):
+            if not self.seen:
+                thread.start()
+                thread.join(0.5)
+            return super().__call__(clips)
+
+    codes = run(store, Slow(), tmp_path)
+    thread.join()
+    assert (codes[:, 0, 0, 0] == np.arange(83) + 1).all() and (answers[0] == codes).all()
+    assert second.seen == 0
 
 
 def test_codes_of_others_are_refused(store, tmp_path):

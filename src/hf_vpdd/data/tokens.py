@@ -66,18 +66,18 @@ def tokenize(
     place = Path(cache_dir)
     codes_path, about_path = place / "codes.npy", place / "tokens.json"
     shape = (store.num_frames, *latent_shape)
-    done = 0
-    if about_path.is_file():
-        about = _read_about(about_path)
-        _refuse_others(about, identity, place)
-        done = about["done"]
-    if done == 0 or not codes_path.is_file():
-        done = 0
+    if _count_done(codes_path, about_path, identity) < store.num_frames:
+        from huggingface_hub.utils import WeakFileLock
+
         place.mkdir(parents=True, exist_ok=True)
-        np.lib.format.open_memmap(codes_path, "w+", np.uint16, shape).flush()
-        atomic_write_text(about_path, json.dumps(identity | {"done": 0}))
-    if done < store.num_frames:
-        _fill(store, encode, codes_path, about_path, identity, done, batch_size, progress)
+        # Two runs that begin at once would each empty the other's file, and one would vouch for codes that are gone.
+        with WeakFileLock(place / ".lock"):
+            done = _count_done(codes_path, about_path, identity)
+            if done == 0:
+                np.lib.format.open_memmap(codes_path, "w+", np.uint16, shape).flush()
+                atomic_write_text(about_path, json.dumps(identity | {"done": 0}))
+            if done < store.num_frames:
+                _fill(store, encode, codes_path, about_path, identity, done, batch_size, progress)
     codes = np.load(codes_path, mmap_mode="r")
     if codes.shape != shape or codes.dtype != np.uint16:
         raise InputError(f"{codes_path} is {codes.dtype} {codes.shape}, expected uint16 {shape}; remove {place}")
@@ -107,6 +107,15 @@ def _fill(store, encode, codes_path, about_path, identity, done, batch_size, pro
                 codes.flush()  # the codes first, then the count that vouches for them
                 atomic_write_text(about_path, json.dumps(identity | {"done": done}))
                 saved = done
+
+
+def _count_done(codes_path: Path, about_path: Path, identity: dict) -> int:
+    """How many frames have codes already."""
+    if not about_path.is_file():
+        return 0
+    about = _read_about(about_path)
+    _refuse_others(about, identity, about_path.parent)
+    return about["done"] if codes_path.is_file() else 0
 
 
 def _read_about(path: Path) -> dict:
