@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("metaworld")
 
 from hf_vpdd.envs import MetaWorldEnv, expert_action
+from hf_vpdd.envs.metaworld import box_mean
 from hf_vpdd.errors import InputError
 
 
@@ -226,6 +227,11 @@ def test_an_episode_ends_at_its_step_limit(make):
     assert env.steps == 0
 
 
+def test_averaging_large_blocks_does_not_overflow():
+    picture = np.full((40, 80, 3), 250, np.uint8)
+    assert (box_mean(picture, 20) == 250).all() and (box_mean(picture, 2) == 250).all()
+
+
 # -- wrong input ------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +245,7 @@ def test_an_episode_ends_at_its_step_limit(make):
         (dict(task="reach", protocol="fast"), "lean, vpdd, lerobot-mt50"),
         (dict(task="reach", image_size=0), "image_size"),
         (dict(task="reach", max_steps=0), "max_steps"),
+        (dict(task="reach", instruction=" "), "instruction must be a sentence"),
         (dict(task="reach", perturbation="lihgt"), "did you mean light"),
     ],
 )

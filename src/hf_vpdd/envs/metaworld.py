@@ -79,7 +79,11 @@ class MetaWorldEnv(gymnasium.Env):
         if protocol not in PROTOCOLS:
             raise InputError(f"there is no protocol '{protocol}'; the protocols are {', '.join(PROTOCOLS)}")
         self.task, self.protocol = info.name, protocol
-        self.instruction = instruction or info.instruction
+        self.instruction = info.instruction if instruction is None else instruction
+        if not isinstance(self.instruction, str) or not self.instruction.strip():
+            raise InputError(
+                f"instruction must be a sentence, but is {instruction!r}; leave it out for the task's own"
+            )
         self._rules = PROTOCOLS[protocol]
         self.cameras = check_cameras(camera or cameras)
         self.image_size = self._rules.image_size if image_size is None else image_size
@@ -345,7 +349,8 @@ def box_mean(picture: np.ndarray, factor: int) -> np.ndarray:
     """uint8 (H, W, 3) averaged over blocks of factor x factor pixels, rounded; contiguous."""
     if factor == 1:
         return np.ascontiguousarray(picture)
-    total = np.full((picture.shape[0] // factor, picture.shape[1] // factor, 3), factor * factor // 2, np.uint16)
+    kind = np.uint16 if factor <= 16 else np.uint32  # 16 x 16 x 255 is what 16 bits can hold
+    total = np.full((picture.shape[0] // factor, picture.shape[1] // factor, 3), factor * factor // 2, kind)
     for row in range(factor):
         for column in range(factor):
             total += picture[row::factor, column::factor]
