@@ -20,6 +20,7 @@ SOURCES := src tests training benchmarks setup.py
 
 .PHONY: demo test quickstart style quality clean distclean graphics
 .DELETE_ON_ERROR:
+.NOTPARALLEL: # `graphics` asks the installed package
 
 demo: $(VENV)/.installed-demo graphics
 	$(BIN)/hf-vpdd demo $(ARGS)
