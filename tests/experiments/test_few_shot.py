@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -45,5 +46,7 @@ def test_finished_cells_are_not_run_again(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps(result("cloning-scratch", 2, 0, 7)))
     assert run_grid(plan, [cell], workers=1, progress=False)[0]["tasks"]["a"]["successes"] == 7
+    with pytest.raises(InputError, match="with episodes 50, now it is 10"):  # of the same name, but another experiment
+        run_grid(replace(plan, episodes=10), [cell], workers=1, progress=False)
     with pytest.raises(InputError):  # and one that is not finished does need the recipe
         run_grid(plan, [Cell("cloning-scratch", 2, 1, 0)], workers=1, progress=False)

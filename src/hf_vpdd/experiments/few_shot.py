@@ -86,12 +86,14 @@ def run_grid(plan: Plan, cells: Sequence[Cell], workers: int = 2, progress: bool
     """Run the cells that have no result yet, `workers` at a time, and return the results of all.
 
     Raises:
-        InputError: The pre-trained model is missing, there are too few demonstrations, or `workers` is below 1.
+        InputError: The pre-trained model is missing, there are too few demonstrations, `workers` is below 1, or the
+            folder holds results of another plan.
     """
     from tqdm import tqdm
 
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
+    _claim(plan)
     left = [cell for cell in cells if not result_path(plan, cell).is_file()]
     with tqdm(total=len(left), desc="cells", unit="cell", disable=not progress) as bar:
         if workers == 1 or len(left) <= 1:
@@ -103,6 +105,22 @@ def run_grid(plan: Plan, cells: Sequence[Cell], workers: int = 2, progress: bool
                 for _ in pool.imap_unordered(_run_cell, [(plan, cell) for cell in left]):
                     bar.update()
     return [json.loads(result_path(plan, cell).read_text(encoding="utf-8")) for cell in cells]
+
+
+def _claim(plan: Plan) -> None:
+    """Names of cells say nothing of these: results that differ in them must not end up in one table."""
+    path = Path(plan.out) / "plan.json"
+    wanted = {name: getattr(plan, name) for name in ("tasks", "episodes", "first_seed", "steps")}
+    if not path.is_file():
+        atomic_write_text(path, json.dumps(wanted, indent=1) + "\n")
+        return
+    there = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in wanted.items():
+        if there.get(name) != value:
+            raise InputError(
+                f"{plan.out} holds results with {name} {there.get(name)!r}, now it is {value!r}: use that, or give "
+                "another --out"
+            )
 
 
 def _run_cell(job: tuple[Plan, Cell]) -> None:

@@ -91,10 +91,13 @@ class Quickstart:
         self._unless_done("pretrain", run_pretrain)
 
     def _unless_done(self, stage: str, run) -> None:
-        if (self.out / stage / "training.json").is_file():  # written last
-            self.say(f"{self.out / stage} is finished already")
-            return
-        run(self._recipe(stage))
+        recipe, folder = self._recipe(stage), self.out / stage
+        if (folder / "training.json").is_file():  # written last
+            found = json.loads((folder / "run.json").read_text(encoding="utf-8"))["recipe"]
+            if found == json.loads(json.dumps(recipe.to_dict())):
+                self.say(f"{folder} is finished already")
+                return
+        run(recipe)  # goes on with a checkpoint of the same recipe, and refuses that of another
 
     @property
     def _plan(self) -> Plan:
