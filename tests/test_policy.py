@@ -231,6 +231,9 @@ def test_what_is_no_policy_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="has no config.json"):
         RobotPolicy.from_pretrained(tmp_path / "empty")
+    model.save_pretrained(tmp_path / "weights alone")
+    with pytest.raises(InputError, match="has no processor_config.json"):
+        RobotPolicy.from_pretrained(tmp_path / "weights alone")
 
 
 def test_a_fine_tuned_model_that_began_as_a_video_model_may_control(tmp_path):

@@ -210,7 +210,9 @@ class RobotPolicy:
 def require_checkpoint(path: str) -> None:
     """Raises an `InputError` for a local path (not a repository id) without a saved policy in it."""
     folder = os.path.isdir(path)
-    if folder and os.path.isfile(os.path.join(path, "config.json")):
+    needed = ("config.json", "processor_config.json")  # weights alone know neither action bins nor cameras
+    missing = [name for name in needed if not os.path.isfile(os.path.join(path, name))]
+    if folder and not missing:
         return
     if path == str(DEFAULT_CHECKPOINT):
         raise InputError(
@@ -218,7 +220,7 @@ def require_checkpoint(path: str) -> None:
             "Name a model: a folder or a Hub repository."
         )
     if folder or os.path.isabs(path) or path.startswith((".", "~")) or path.count("/") > 1:
-        reason = "has no config.json" if folder else "does not exist"
+        reason = f"has no {missing[0]}" if folder else "does not exist"
         raise InputError(
             f"model: the folder {path} {reason}. Give a folder written by save_policy or training/finetune.py."
         )

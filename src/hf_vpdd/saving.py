@@ -58,7 +58,7 @@ def save_policy(
             )
         if card is not None or not (directory / "README.md").exists():
             (stage / "README.md").write_text(minimal_card(model) if card is None else card, encoding="utf-8")
-        _move_into(stage, directory)
+        move_into(stage, directory)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
     return directory
@@ -88,8 +88,9 @@ def minimal_card(model) -> str:
     )
 
 
-def _move_into(stage: Path, directory: Path) -> None:
-    """Moves the finished files to their place; config.json last, since without it nothing loads the folder."""
+def move_into(stage: Path, directory: Path) -> None:
+    """Moves the finished files of a model to their place, older weights of another name away; config.json last, since
+    without it nothing loads the folder."""
     if not directory.exists():
         os.replace(stage, directory)
         return

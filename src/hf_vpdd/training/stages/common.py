@@ -215,8 +215,10 @@ def sentences_with_paraphrases(tasks: list[str]) -> list[list[str]]:
 
 
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a hidden sibling, then move its files into `folder`, config.json last: a killed save leaves the
-    old model or the new one."""
+    """Let `write` fill a hidden folder, then move its files into `folder`: a killed save leaves the old model, the new
+    one, or none that loads."""
+    from ...saving import move_into
+
     folder = Path(folder)
     if not folder.exists():
         with atomic_path(folder) as temporary:
@@ -224,16 +226,13 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
             with quiet_transformers():
                 write(temporary)
         return
+    for leftover in folder.glob(".saving-*"):  # of a run that was killed
+        shutil.rmtree(leftover, ignore_errors=True)
     temporary = folder / f".saving-{os.getpid()}"
-    shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir()
         with quiet_transformers():
             write(temporary)
-        files = [p for p in temporary.rglob("*") if p.is_file()]
-        for path in sorted(files, key=lambda p: p.name in ("config.json", "model_index.json")):
-            target = folder / path.relative_to(temporary)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, target)
+        move_into(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
