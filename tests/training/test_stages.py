@@ -184,6 +184,12 @@ def test_a_policy_can_be_fine_tuned_further_with_its_own_bins(road):
     folder = finetune(road, "further", init_from=str(road["finetune"]), demo_draw=1)
     before, after = (VPDDProcessor.from_pretrained(f) for f in (road["finetune"], folder))
     assert after.action_bins == before.action_bins
+    shorter = finetune(road, "shorter plans", init_from=str(road["finetune"]), demo_draw=1, execute=2)
+    assert VPDDProcessor.from_pretrained(shorter).execute == 2
+    wild = replace(road["store"], action=3 * road["store"].action)  # labels that these bins cannot express
+    recipe = load_recipe("finetune", road["config"], {"init_from": str(road["finetune"])}, output_dir="unused")
+    with pytest.raises(InputError, match="outside of the bins' range"):
+        run_finetune(recipe, store=wild)
 
 
 def test_bad_input_is_named(road, tmp_path):

@@ -203,9 +203,21 @@ def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[
     before = VPDDProcessor.from_pretrained(folder)
     if before.cameras != [data.camera]:
         raise InputError(f"{folder} was trained on camera {', '.join(before.cameras)}, data.camera is {data.camera}")
-    if keep_statistics and before.action_bins is not None and before.action_objective == config.action_objective:
-        return before
     rows = np.concatenate([np.arange(store.episode_from[e], store.episode_to[e]) for e in episodes])
+    if keep_statistics and before.action_bins is not None and before.action_objective == config.action_objective:
+        # Batches are encoded without looking; here, once, labels that these bins cannot express are an error.
+        actions = torch.from_numpy(np.asarray(store.action)[rows])
+        (before.encode_actions if config.action_objective == "diffusion" else before.normalize_actions)(actions)
+        if config.history_frames > 1 and before.history_stride != data.history_stride:
+            raise InputError(
+                f"{folder} looks back in strides of {before.history_stride}, data.history_stride is "
+                f"{data.history_stride}"
+            )
+        if options.execute is not None:
+            if options.execute > before.chunk_size:
+                raise InputError(f"finetune.execute is {options.execute}, a plan has {before.chunk_size} steps")
+            before.execute = options.execute
+        return before
     return VPDDProcessor.from_dataset_stats(
         np.asarray(store.action)[rows], np.asarray(store.state)[rows] if config.state_dim else None, before.tokenizer,
         num_action_bins=config.num_action_bins, cameras=[data.camera], image_size=before.image_size,

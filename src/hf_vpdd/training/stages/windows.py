@@ -24,7 +24,8 @@ class Windows:
         held_out: list[int], eval_samples: int, actions: bool,
     ):  # fmt: skip
         self.store, self.config, self.processor, self.options = store, config, processor, options
-        self.with_pixels = bool(config.image_channels or config.head_keypoints and actions)
+        head_sees = config.head_keypoints or config.action_head == "causal_multiview"
+        self.with_pixels = bool(config.image_channels or head_sees and actions)
         self.with_actions = actions
         self._shape = dict(
             history_frames=config.history_frames, history_stride=data.history_stride,
