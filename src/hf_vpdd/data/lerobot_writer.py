@@ -147,6 +147,12 @@ class LeRobotWriter:
             raise InputError("add_encoded_episode needs columns or length, to know the number of frames")
         return self._add(videos, columns, task, length, samples=None)
 
+    def add_meta_file(self, name: str, text: str) -> None:
+        """A further file for the folder `meta`; it appears with the dataset."""
+        path = self._partial / "meta" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
     def finalize(self) -> Path:
         """Writes the remaining rows, statistics, tables and `info.json`, and makes the dataset appear at `root`.
 

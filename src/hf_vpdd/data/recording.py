@@ -386,8 +386,8 @@ def _assemble(root: Path, staging: Path, plan: RecordingPlan, progress: bool) ->
                     {camera: folder / f"{camera}.mp4" for camera in plan.cameras}, dict(columns), note["task"]
                 )
             notes.append({"env": task, **note})
-    lines = "".join(json.dumps({"episode_index": index, **note}) + "\n" for index, note in enumerate(notes))
-    atomic_write_text(root / "meta" / "recording.jsonl", lines)
+        lines = (json.dumps({"episode_index": index, **note}) + "\n" for index, note in enumerate(notes))
+        writer.add_meta_file("recording.jsonl", "".join(lines))
     if progress:
         dropped = sum(note["failures"] for note in notes)
         print(f"{root}: {len(notes)} episodes, {writer.num_frames} frames; {dropped} failed attempts were replaced")
