@@ -12,16 +12,15 @@ drops. So the folder can be resumed after anything.
 import json
 import os
 import platform
-import subprocess
 import sys
 from collections.abc import Mapping
 from datetime import datetime, timezone
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
 from ..files import atomic_write_text
+from ..provenance import package_versions, source_revision
 from ..version import __version__
 from .episodes import Episode
 
@@ -111,32 +110,9 @@ def provenance() -> dict[str, Any]:
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "hf_vpdd": __version__,
         "revision": source_revision(),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "versions": {"python": platform.python_version(), **package_versions(PACKAGES)},
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}, {os.cpu_count()} cores",
     }
-
-
-def source_revision() -> str | None:
-    """The git commit of the source this runs from, with "+" if the package was changed since; None outside a clone."""
-    folder = Path(__file__).parents[1]
-
-    def git(*arguments: str) -> str:
-        result = subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10)
-        return result.stdout.strip() if result.returncode == 0 else ""
-
-    try:
-        if not git("ls-files", "__init__.py"):  # installed into an environment that lies within some other repository
-            return None
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--", ".") else "")
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-
-
-def _version(package: str) -> str | None:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def _processor() -> str:

@@ -2,15 +2,14 @@
 
 import json
 import platform
-import subprocess
 import sys
-from importlib import metadata as package_metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ..files import atomic_write_text
+from ..provenance import package_versions, source_revision
 from ..version import __version__
 from .arguments import Recipe
 
@@ -18,32 +17,10 @@ from .arguments import Recipe
 PACKAGES = ("torch", "transformers", "diffusers", "accelerate", "peft", "tokenizers", "safetensors", "numpy", "av")
 
 
-def git_revision() -> str | None:
-    """Commit of the checkout this package is imported from (`+dirty` if files differ); None for an installed copy."""
-    here = Path(__file__).resolve().parent
-    try:
-        run = ["git", "-C", str(here)]
-        revision = subprocess.run([*run, "rev-parse", "HEAD"], capture_output=True, text=True, timeout=10, check=True)
-        status = subprocess.run(
-            [*run, "status", "--porcelain", "--untracked-files=no"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return revision.stdout.strip() + ("+dirty" if status.stdout.strip() else "")
-
-
 def versions() -> dict[str, str]:
-    found = {"hf_vpdd": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
-        try:
-            found[name] = package_metadata.version(name)
-        except package_metadata.PackageNotFoundError:
-            continue
-    return found
+    """Of this package, Python and what is installed of `PACKAGES`."""
+    found = {"hf_vpdd": __version__, "python": platform.python_version(), **package_versions(PACKAGES)}
+    return {name: version for name, version in found.items() if version is not None}
 
 
 def run_record(recipe: Recipe, fingerprints: dict[str, str], **more: Any) -> dict[str, Any]:
@@ -54,7 +31,7 @@ def run_record(recipe: Recipe, fingerprints: dict[str, str], **more: Any) -> dic
     """
     return {
         "stage": recipe.stage, "seed": recipe.train.seed, "recipe": recipe.to_dict(), "fingerprints": fingerprints,
-        "versions": versions(), "git_revision": git_revision(), "command": sys.argv, **more,
+        "versions": versions(), "git_revision": source_revision(), "command": sys.argv, **more,
     }  # fmt: skip
 
 
