@@ -129,6 +129,12 @@ def test_history_per_environment_with_stride_and_black_start():
     policy.reset(env_ids=0)
     policy.select_action([grey(50), grey(106)])
     assert seen(0) == [0, 0, 50] and seen(1) == [102, 104, 106]
+    policy.reset()
+    buffer = grey(0)
+    for level in (1, 2, 3):  # a camera that writes every frame into the same memory
+        buffer["images"]["corner2"][:] = level
+        policy.select_action([buffer])
+    assert seen(0) == [0, 1, 3]
 
 
 def test_regression_is_decoded_as_such_and_has_no_video():

@@ -204,7 +204,12 @@ class RobotPolicy:
             raise InputError(
                 f"images: expected one frame for each of the cameras {self.processor.cameras}, got {has}."
             )
-        return {camera: images[camera] for camera in self.processor.cameras}
+        # Copies: many cameras write every frame into the same buffer.
+        return {camera: _copy(images[camera]) for camera in self.processor.cameras}
+
+
+def _copy(image):
+    return image.clone() if isinstance(image, torch.Tensor) else image.copy() if hasattr(image, "copy") else image
 
 
 def require_checkpoint(path: str) -> None:

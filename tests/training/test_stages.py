@@ -16,8 +16,9 @@ from hf_vpdd import VPDDVQVAE, InputError, RobotPolicy, VPDDForRobotPolicy, VPDD
 from hf_vpdd.data import FrameStore
 from hf_vpdd.training import load_recipe, run_finetune, run_pretrain, run_vqvae
 from hf_vpdd.training.arguments import DataArguments
-from hf_vpdd.training.loop import Terminated
+from hf_vpdd.training.loop import Terminated, train
 from hf_vpdd.training.stages.common import choose_episodes
+from hf_vpdd.training.stages.pretrain import PretrainTask
 from hf_vpdd.training.stages.vqvae import PixelWeights
 
 from .small_data import SIZE, TASKS, experiment, write_dataset
@@ -180,6 +181,16 @@ def test_resuming_a_stage_is_bit_exact(road, tmp_path, overrides, monkeypatch):
     assert same(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut")))
 
 
+def test_what_was_learned_of_noise_levels_outlives_a_stop(road, tmp_path):
+    values = {"output_dir": str(tmp_path), "steps": 2, "save_every": 2, "eval_every": 0, "tracker": "none"}
+    recipe = load_recipe("pretrain", road["config"], {**values, "model.loss_type": "vb"})
+    first, again = (PretrainTask(recipe, road["vqvae"], road["store"], None) for _ in range(2))
+    train(first, recipe)
+    assert first.scheduler.Lt_count.sum() == 2 * 8
+    train(again, recipe)  # finished already: all of it comes from the checkpoint
+    assert torch.equal(again.scheduler.Lt_history, first.scheduler.Lt_history)
+
+
 def test_a_policy_can_be_fine_tuned_further_with_its_own_bins(road):
     folder = finetune(road, "further", init_from=str(road["finetune"]), demo_draw=1)
     before, after = (VPDDProcessor.from_pretrained(f) for f in (road["finetune"], folder))
@@ -239,10 +250,10 @@ def test_script_runs_as_its_docstring_says(road, tmp_path):
 def test_episodes_are_chosen_per_task(road):
     store = road["store"]
     data = DataArguments(root=["x"], val_episodes_per_task=1, episodes_per_task=2)
-    train, held_out = choose_episodes(store, data)
-    assert sorted(train) == [0, 1, 2, 3] and sorted(held_out) == [6, 7]
-    train, held_out = choose_episodes(store, replace(data, tasks=["drawer-close-v3"], episodes_per_task=None))
-    assert train == [1, 3, 5] and held_out == [7]
+    chosen, held_out = choose_episodes(store, data)
+    assert sorted(chosen) == [0, 1, 2, 3] and sorted(held_out) == [6, 7]
+    chosen, held_out = choose_episodes(store, replace(data, tasks=["drawer-close-v3"], episodes_per_task=None))
+    assert chosen == [1, 3, 5] and held_out == [7]
     assert choose_episodes(store, replace(data, tasks=[TASKS[1]]))[0] == [1, 3]
     with pytest.raises(InputError, match="not in the dataset"):
         choose_episodes(store, replace(data, tasks=["window-open-v3"]))

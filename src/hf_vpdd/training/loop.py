@@ -80,6 +80,21 @@ class Task:
         pass
 
 
+class DiffusionTask(Task):
+    """A task whose model draws noise levels by how much each was worth: that history has to outlive a stop."""
+
+    @property
+    def scheduler(self):
+        return self.model.scheduler
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scheduler": self.scheduler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if "scheduler" in state:  # not in checkpoints of earlier versions
+            self.scheduler.load_state_dict(state["scheduler"])
+
+
 @dataclass
 class TrainResult:
     output_dir: Path

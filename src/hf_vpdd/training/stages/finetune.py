@@ -14,7 +14,7 @@ import torch
 from ...errors import InputError
 from ...files import file_sha256
 from ..arguments import Recipe
-from ..loop import Evaluation, Task, train
+from ..loop import DiffusionTask, Evaluation, train
 from .common import (
     check_model_type,
     choose_episodes,
@@ -50,7 +50,7 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     return train(FinetuneTask(recipe, folder, store, codes), recipe).output_dir
 
 
-class FinetuneTask(Task):
+class FinetuneTask(DiffusionTask):
     def __init__(self, recipe: Recipe, folder: Path, store, codes):
         options, data = recipe.options, recipe.data
         self.recipe, self.options, self.store = recipe, options, store
@@ -95,6 +95,10 @@ class FinetuneTask(Task):
             "init_from": _folder_hash(folder), "from_scratch": str(options.from_scratch), "lora": str(options.lora),
             "trunk_lr_multiplier": str(options.trunk_lr_multiplier), "objective": config.action_objective,
         }  # fmt: skip
+
+    @property
+    def scheduler(self):
+        return self.policy.scheduler  # `model` may be wrapped in adapters
 
     def train_mode(self, model):
         model.train()

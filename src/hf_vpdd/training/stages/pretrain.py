@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from ..arguments import Recipe, build_config
-from ..loop import Evaluation, Task, train
+from ..loop import DiffusionTask, Evaluation, train
 from ..pictures import grid, to_uint8
 from .common import (
     check_model_type,
@@ -39,7 +39,7 @@ def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     return train(PretrainTask(recipe, folder, open_store(recipe, store), codes), recipe).output_dir
 
 
-class PretrainTask(Task):
+class PretrainTask(DiffusionTask):
     def __init__(self, recipe: Recipe, vqvae_folder: Path, store, codes):
         from ...modeling.vpdd.modeling_vpdd import VPDDForVideoPrediction
         from ...modeling.vpdd.processing_vpdd import VPDDProcessor, train_tokenizer
