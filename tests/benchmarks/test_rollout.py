@@ -22,4 +22,4 @@ def test_one_object_a_line(tmp_path):
     names = [row["name"] for row in rows]
     assert names[:2] == ["bare simulator, 1 process", "eval, 1 process"]
     assert [name for name in names if name.startswith("policy, per action")] == names[2:] and len(names) == 4
-    assert rows[0]["ratio"] == 1 and 0.1 < rows[1]["ratio"] < 3
+    assert rows[0]["ratio"] == 1 and rows[1]["ratio"] > 0

@@ -174,7 +174,7 @@ def test_gradient_checkpointing_changes_no_gradient():
         return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
 
     plain = gradients()
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     for name, gradient in gradients().items():
         assert torch.allclose(gradient, plain[name], atol=1e-6), name
 

@@ -30,7 +30,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..envs.protocols import FPS, PROTOCOLS, check_cameras
+from ..envs.protocols import FIRST_EVALUATION_SEED, FPS, PROTOCOLS, check_cameras
 from ..envs.tasks import resolve_tasks, task_info
 from ..errors import InputError
 from ..files import atomic_path, atomic_write_text
@@ -42,7 +42,6 @@ STEPS_AFTER_SUCCESS = 12  # the end of a demonstration should look like an end
 MAX_ATTEMPTS = 20  # seeds tried until the expert succeeds
 ATTEMPTS_PER_LEVEL = 4  # then the next lower noise level
 SEED_STRIDE = 4000  # the k-th attempt at episode e has the seed `seed + e + k * SEED_STRIDE`
-FIRST_EVALUATION_SEED = 100_000  # seeds from here on are for evaluation and are never recorded
 _FORMAT = 1
 
 

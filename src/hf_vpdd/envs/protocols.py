@@ -10,6 +10,8 @@ from ..errors import InputError
 STATE_DIM = 4  # end effector x, y, z (m) and gripper opening (0 closed .. 1 open)
 ACTION_DIM = 4  # end effector dx, dy, dz (1 = 1 cm a step) and gripper effort (-1 opens .. 1 closes)
 FPS = 80  # one picture per step of 0.0125 s
+# Seeds from here on are for evaluation: recordings start at 1000 and never reach them, so nothing was trained on them.
+FIRST_EVALUATION_SEED = 100_000
 CAMERAS = ("corner2", "corner", "corner3", "corner4", "topview", "behindGripper", "gripperPOV")
 UPSIDE_DOWN = ("corner", "corner2", "corner3", "corner4")  # Meta-World's XML rolls these by 180 degrees
 # Field of view (degrees) that shows the rows and columns 110..369 of a 480-pixel picture of corner2 (VPDD's crop).

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..envs.perturbations import PERTURBATIONS as SCENES
+from ..envs.protocols import FIRST_EVALUATION_SEED
 from ..envs.tasks import resolve_tasks, task_info
 from ..errors import InputError
 
 
-FIRST_EVALUATION_SEED = 100000  # recordings start at 1000 (data/recording.py), so nothing from here on was trained on
 PERTURBATIONS = (*SCENES, "paraphrase")  # those of the scene, and other words for the same task
 
 

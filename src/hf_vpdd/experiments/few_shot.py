@@ -15,6 +15,7 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -101,9 +102,17 @@ def run_grid(plan: Plan, cells: Sequence[Cell], workers: int = 2, progress: bool
                 run_cell(plan, cell)
                 bar.update()
         else:
-            with multiprocessing.get_context("spawn").Pool(min(workers, len(left))) as pool:
-                for _ in pool.imap_unordered(_run_cell, [(plan, cell) for cell in left]):
-                    bar.update()
+            # An executor, not a Pool: it reports a worker that was killed (for memory, say); a Pool waits for ever.
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(workers, len(left)), mp_context=context) as pool:
+                jobs = [pool.submit(run_cell, plan, cell) for cell in left]
+                try:
+                    for job in as_completed(jobs):
+                        job.result()
+                        bar.update()
+                except BaseException:
+                    pool.shutdown(wait=False, cancel_futures=True)
+                    raise
     return [json.loads(result_path(plan, cell).read_text(encoding="utf-8")) for cell in cells]
 
 
@@ -121,10 +130,6 @@ def _claim(plan: Plan) -> None:
                 f"{plan.out} holds results with {name} {there.get(name)!r}, now it is {value!r}: use that, or give "
                 "another --out"
             )
-
-
-def _run_cell(job: tuple[Plan, Cell]) -> None:
-    run_cell(*job)
 
 
 _opened: dict[tuple, tuple] = {}  # frames and tokens, opened once per process

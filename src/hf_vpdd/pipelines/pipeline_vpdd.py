@@ -55,6 +55,10 @@ class VPDDPipeline(DiffusionPipeline):
     def __init__(self, model: VPDDForRobotPolicy, scheduler: MaskAndReplaceScheduler, processor: VPDDProcessor):
         super().__init__()
         check_pair(model, processor)
+        if model.config.action_objective == "regression":
+            raise InputError(
+                "model: behaviour cloning imagines no video; use RobotPolicy or the robot-policy task."
+            )
         self.register_modules(model=model, scheduler=scheduler, processor=processor)
 
     @torch.no_grad()

@@ -164,6 +164,11 @@ class VPDDConfig(PreTrainedConfig):
             raise ValueError('head_image_size is only for the "causal_multiview" head, which reads raw views')
         if not 0 <= self.full_mask_fraction <= 1:
             raise ValueError(f"full_mask_fraction must be in [0, 1], got {self.full_mask_fraction}")
+        if self.full_mask_fraction and self.loss_type == "vb":
+            raise ValueError(
+                'full_mask_fraction is for loss_type "ce": it changes how often a timestep is drawn, and the bound '
+                f"divides by that probability; got {self.full_mask_fraction}"
+            )
         if self.vqvae_config is not None and self.vqvae_config.clip_frames != self.history_frames:
             raise ValueError(
                 f"history_frames ({self.history_frames}) must equal vqvae_config.clip_frames "
