@@ -133,8 +133,8 @@ def test_workers_and_interruptions_change_no_number(recorded, tmp_path):
     for path in ours:
         # stats.json holds statistics of pixels, too
         assert path.endswith((".mp4", "stats.json")) or ours[path] == theirs[path], path
-    # States and actions are equal to the last bit of their float32. The simulator's own float64 now and then is not (one
-    # run in six here), and then the edge of a shape can fall on the other side of a sample: a few pixels of a frame.
+    # States and actions are equal to the last bit of their float32. The simulator's own float64 now and then is not
+    # (one run in six here), and then an edge can fall on the other side of a sample: a few pixels of a frame.
     frames = [LeRobotDataset(folder).frames("corner2", 0).astype(np.int16) for folder in (root, recorded)]
     assert frames[0].shape == frames[1].shape
     assert (np.abs(frames[0] - frames[1]) > 8).mean() < 1e-3

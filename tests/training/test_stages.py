@@ -183,7 +183,8 @@ def test_resuming_a_stage_is_bit_exact(road, tmp_path, overrides, monkeypatch):
 
 def test_what_was_learned_of_noise_levels_outlives_a_stop(road, tmp_path):
     values = {"output_dir": str(tmp_path), "steps": 2, "save_every": 2, "eval_every": 0, "tracker": "none"}
-    recipe = load_recipe("pretrain", road["config"], {**values, "model.loss_type": "vb", "model.full_mask_fraction": 0.0})
+    values = {**values, "model.loss_type": "vb", "model.full_mask_fraction": 0.0}
+    recipe = load_recipe("pretrain", road["config"], values)
     first, again = (PretrainTask(recipe, road["vqvae"], road["store"], None) for _ in range(2))
     train(first, recipe)
     assert first.scheduler.Lt_count.sum() == 2 * 8
