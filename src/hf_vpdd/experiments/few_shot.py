@@ -158,7 +158,6 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     store, codes = _open(recipe)
     if not (folder / "policy" / "training.json").is_file():  # written last
         run_finetune(recipe, store=store, codes=codes)
-    results = _evaluate(plan, folder)
     training = json.loads((folder / "policy" / "training.json").read_text(encoding="utf-8"))
     content = {
         **asdict(cell),
@@ -166,8 +165,7 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
         "batch_size": recipe.train.batch_size,
         "train_cpu_seconds": round(training["cpu_seconds"], 1),
         "tasks": {
-            task: {"successes": sum(r["success"] for r in group), "episodes": len(group)}
-            for task, group in _by_task(results).items()
+            score.name: {"successes": score.successes, "episodes": score.episodes} for score in _evaluate(plan, folder)
         },
     }
     atomic_write_text(folder / "result.json", json.dumps(content, indent=1) + "\n")
@@ -190,7 +188,7 @@ def _open(recipe) -> tuple[Any, Any]:
     return _opened[key]
 
 
-def _evaluate(plan: Plan, folder: Path) -> list[dict[str, Any]]:
+def _evaluate(plan: Plan, folder: Path) -> list[Score]:
     import torch
 
     from ..evaluation.episodes import make_episodes
@@ -203,14 +201,7 @@ def _evaluate(plan: Plan, folder: Path) -> list[dict[str, Any]]:
     shutil.rmtree(folder / "eval", ignore_errors=True)
     return evaluate(
         policy, episodes, folder / "eval", name=folder.name, workers=0, envs=15, videos=0, progress=False
-    ).results
-
-
-def _by_task(results: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for result in results:
-        groups.setdefault(result["task"], []).append(result)
-    return groups
+    ).scores
 
 
 @dataclass(frozen=True)
