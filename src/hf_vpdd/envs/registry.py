@@ -22,6 +22,7 @@ class Simulator:
     Attributes:
         name: As `--env` knows it.
         title: As reports know it.
+        cameras: What is shown to a policy that does not say what it wants to see.
         policies: Built-in policies that it has: "expert", "null".
         perturbations: Changes of the scene that it can make.
         rewordings: There are held-out paraphrases of its instructions.
@@ -32,6 +33,7 @@ class Simulator:
 
     name: str
     title: str
+    cameras: tuple[str, ...]
     policies: tuple[str, ...] = ()
     perturbations: tuple[str, ...] = ()
     rewordings = False
@@ -66,7 +68,7 @@ class Simulator:
 
 
 class MetaWorld(Simulator):
-    name, title = "metaworld", "Meta-World"
+    name, title, cameras = "metaworld", "Meta-World", ("corner2",)
     policies = ("expert", "null")
     perturbations = tuple(PERTURBATIONS)
     rewordings = True
@@ -93,7 +95,7 @@ class MetaWorld(Simulator):
 
 
 class RLBench(Simulator):
-    name, title = "rlbench", "RLBench"
+    name, title, cameras = "rlbench", "RLBench", rlbench_tasks.CAMERAS
     own_sentences = True
     replays = False  # its motion planner draws from a generator of its own
     shares_process = False
