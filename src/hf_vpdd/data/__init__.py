@@ -12,9 +12,12 @@ _HOME = {
     "LeRobotWriter": "lerobot_writer",
     "RunningStatistics": "statistics",
     "WindowDataset": "windows",
+    "build_views": "multiview",
     "dataset_fingerprint": "lerobot",
     "decode_video": "video",
     "encode_video": "video",
+    "flatten_views": "multiview",
+    "join_views": "multiview",
     "tokenize": "tokens",
 }
 
