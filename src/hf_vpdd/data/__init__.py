@@ -16,8 +16,13 @@ _HOME = {
     "dataset_fingerprint": "lerobot",
     "decode_video": "video",
     "encode_video": "video",
+<<<<<<< HEAD
     "flatten_views": "multiview",
     "join_views": "multiview",
+=======
+    "find_keyframes": "keyframes",
+    "next_keyframes": "keyframes",
+>>>>>>> rlbench
     "tokenize": "tokens",
 }
 
