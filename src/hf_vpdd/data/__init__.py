@@ -16,13 +16,10 @@ _HOME = {
     "dataset_fingerprint": "lerobot",
     "decode_video": "video",
     "encode_video": "video",
-<<<<<<< HEAD
+    "find_keyframes": "keyframes",
     "flatten_views": "multiview",
     "join_views": "multiview",
-=======
-    "find_keyframes": "keyframes",
     "next_keyframes": "keyframes",
->>>>>>> rlbench
     "tokenize": "tokens",
 }
 
