@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import atomic_path
+from .keyframes import find_keyframes
 from .lerobot import LeRobotDataset, dataset_fingerprint
 from .video import iterate_numbered_frames
 
@@ -125,6 +126,9 @@ class FrameStore:
     Attributes:
         frames: uint8 RGB (N, S, S, 3).
         state, action: float32 (N, Ds) and (N, A) in the robot's units, or None when the dataset has none.
+        keyframe: bool (N,), the moments that a keyframe policy is trained to name: the dataset's feature `keyframe`;
+            or found by PerAct's rule where it has `observation.joint_velocities` (rad/s) and an action whose last
+            number is the gripper; else None.
         episode_from, episode_to: int64 (E,), first frame of each episode and the one after its last.
         episode_task: the instruction of each episode.
         fps, camera, image_size: as asked for and found.
@@ -154,6 +158,7 @@ class FrameStore:
     rows_of: int | None = None
     views: tuple["FrameStore", ...] = ()
     pieces: tuple["FrameStore", ...] = ()
+    keyframe: np.ndarray | None = None
     episode_root: list[str] | None = None
     episode_take: np.ndarray | None = None
 
@@ -218,6 +223,7 @@ class FrameStore:
             fingerprint=fingerprint,
             name=str(dataset.root),
             cache_dir=cache_dir,
+            keyframe=arrays.get("keyframe"),
         )
 
     @staticmethod
@@ -248,12 +254,12 @@ class FrameStore:
             values = {store.name: getattr(store, what) for store in stores}
             if len({getattr(store, what) for store in stores}) > 1:
                 raise InputError(f"stores of different {what} cannot be joined: {values}")
-        joined = {"state": None, "action": None}
+        joined = {"state": None, "action": None, "keyframe": None}
         for what in joined:
             arrays = [getattr(store, what) for store in stores]
             if any(array is None for array in arrays):
                 continue
-            if len({array.shape[1] for array in arrays}) == 1:
+            if len({array.shape[1:] for array in arrays}) == 1:
                 joined[what] = np.concatenate(arrays)
             elif not video_only:
                 sizes = {store.name: array.shape[1] for store, array in zip(stores, arrays)}
@@ -377,6 +383,7 @@ class FrameStore:
             frames=self.frames.select(rows),
             state=None if self.state is None else self.state[rows],
             action=None if self.action is None else self.action[rows],
+            keyframe=None if self.keyframe is None else self.keyframe[rows],
             episode_from=to - length,
             episode_to=to,
             episode_task=[self.episode_task[i] for i in episodes],
@@ -409,7 +416,12 @@ class FrameStore:
 
 
 def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
-    names = {"observation.state": "state", "action": "action"}
+    names = {
+        "observation.state": "state",
+        "action": "action",
+        "keyframe": "keyframe",
+        "observation.joint_velocities": "velocities",
+    }
     present = [key for key in names if key in dataset.features]
     arrays = {}
     for key, value in dataset.columns(present).items():
@@ -424,6 +436,15 @@ def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
                 "it again"
             )
         arrays[names[key]] = value
+    velocities = arrays.pop("velocities", None)
+    if "keyframe" in arrays:
+        arrays["keyframe"] = arrays["keyframe"][:, 0] > 0
+    elif velocities is not None and "action" in arrays:
+        arrays["keyframe"] = np.zeros(len(velocities), bool)
+        for start, length in zip(dataset.episodes.start, dataset.episodes.length):
+            rows = slice(start, start + length)
+            found = find_keyframes(arrays["action"][rows, -1] > 0.5, velocities[rows])
+            arrays["keyframe"][start + found] = True
     return arrays
 
 

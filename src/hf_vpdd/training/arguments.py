@@ -70,6 +70,9 @@ class DataArguments:
     demo_draw: int = _arg(0, "which k: draw d takes episodes d*k .. (d+1)*k-1 of each task")
     val_episodes_per_task: int = _arg(5, "last episodes of each task, held out of training in every stage")
     history_stride: int = _arg(1, "frames between two history frames of the model")
+    targets: Literal["steps", "keyframes"] = _arg(
+        "steps", "actions of a chunk: those of the next steps, or those of the next keyframes (RLBench)"
+    )
     frame_stride: int = _arg(1, "train on windows that start at every n-th frame")
     cache_dir: str | None = _arg(None, "folder of decoded frames and tokens (default: beside the dataset)")
 
@@ -129,6 +132,10 @@ class TrainArguments:
     ema_decay: float = _arg(
         0.0, "exponential moving average of the weights per step; its weights are what is saved (0 = off)"
     )
+    ema_every: int = _arg(1, "steps between two updates of the average")
+    ema_start: int = _arg(
+        0, "until this step the average is a copy of the weights (0: no copy, but a decay that rises from 0.18)"
+    )
     mixed_precision: Literal["no", "bf16"] = _arg("no", "autocast precision; bf16 works on CPU too")
     channels_last: bool = _arg(True, "keep 2-D convolution weights channels-last (bf16 on CPU is slow without)")
     gradient_checkpointing: bool = _arg(False, "recompute activations in the backward pass: less memory, more time")
@@ -148,7 +155,7 @@ class TrainArguments:
         _check_min(
             self, "train", steps=1, batch_size=1, gradient_accumulation_steps=1, warmup=0, weight_decay=0, clip=0,
             num_threads=0, save_every=0, keep_last=1, log_every=1, eval_every=0, eval_samples=1, max_nonfinite=1,
-            seed=0,
+            seed=0, ema_every=1, ema_start=0,
         )  # fmt: skip
         if self.learning_rate <= 0:
             raise InputError(f"train.learning_rate must be above 0, got {self.learning_rate}")
@@ -223,6 +230,11 @@ class FinetuneArguments:
         0,
         "samples of all training episodes added to each batch for the video loss; their actions are not read (needs a "
         "trunk that trains)",
+    )
+    action_layout: Literal["vector", "pose"] = _arg(
+        "vector",
+        "what an action of the dataset is: as many numbers as it has tokens; or a pose with quaternion and gripper, 8 "
+        "numbers for 7 tokens (RLBench)",
     )
     execute: int | None = _arg(None, "steps of each predicted chunk the policy runs (default: the whole chunk)")
     lora: bool = _arg(False, "train low-rank adapters on the trunk (and the whole action head) instead of all weights")

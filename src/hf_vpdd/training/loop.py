@@ -190,7 +190,9 @@ class _Run:
         optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ema = Ema(self.bare_model.parameters(), args.ema_decay) if args.ema_decay else None
+        self.ema = None
+        if args.ema_decay:
+            self.ema = Ema(self.bare_model.parameters(), args.ema_decay, args.ema_every, args.ema_start)
 
     @property
     def bare_model(self) -> nn.Module:
@@ -299,7 +301,7 @@ class _Run:
         self.worst_row = torch.maximum(self.worst_row, self.in_a_row)
         self.last_skipped = torch.where(bad, self.step, self.last_skipped)
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(self.step + 1)
 
     def _optimizer_step(self, bad: torch.Tensor) -> None:
         inner = getattr(self.optimizer, "optimizer", self.optimizer)

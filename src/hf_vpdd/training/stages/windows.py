@@ -32,9 +32,11 @@ class Windows:
             predict_ahead=config.predict_ahead,
             chunk_size=config.chunk_size, with_actions=actions, with_pixels=self.with_pixels,
         )  # fmt: skip
+        if actions:
+            self._shape["targets"] = data.targets
         self._codes = codes
-        self.train = self.subset(frame_indices(store, train_episodes, data.frame_stride))
-        self.val_positions = spread(frame_indices(store, held_out), eval_samples)
+        self.train = self.subset(self._useful(frame_indices(store, train_episodes, data.frame_stride)))
+        self.val_positions = spread(self._useful(frame_indices(store, held_out)), eval_samples)
         self.val = self.subset(self.val_positions) if len(self.val_positions) else None
         self.instructions = InstructionSampler(
             sentences_with_paraphrases(list(self.train.tasks)),
@@ -49,6 +51,12 @@ class Windows:
         from ...data.windows import WindowDataset
 
         return WindowDataset(self.store, self._codes, frame_indices=positions, **{**self._shape, **changes})
+
+    def _useful(self, positions: np.ndarray) -> np.ndarray:
+        """Without the frames after which there is nothing left to do."""
+        if len(positions) and self._shape.get("targets") == "keyframes":
+            return positions[self.subset(positions).with_targets()]
+        return positions
 
     def last_frame(self, positions: np.ndarray) -> np.ndarray:
         """The last frame of the episode of each of these frames."""
