@@ -57,9 +57,6 @@ def test_recomputed_activations_give_the_same_gradients(variant):
     names = {type(block).__name__ for block in blocks}
     assert {"fused": "TransformerBlock", "perceiver": "PerceiverBlock"}[model.config.trunk] in names
     assert ("GPT2Block" in names) == variant.startswith("perceiver") and "CLIPEncoderLayer" in names
-    runs = []
-    for block in blocks:
-        block.register_forward_pre_hook(lambda *_: runs.append(1))
     again = gradients(model, batch)
     assert plain.keys() == again.keys()
     for name in plain:
@@ -70,13 +67,13 @@ def test_recomputed_activations_give_the_same_gradients(variant):
     "variant",
     [
         {"variant": "axial_3d", "clip_frames": 4, "downsample": [4, 4, 4]},
-        {"variant": "conv_2d", "downsample": [1, 4, 4]},
+        {"variant": "conv_2d", "clip_frames": 1, "downsample": [1, 4, 4]},
     ],
     ids=["axial_3d", "conv_2d"],
 )
 def test_a_recomputed_tokenizer_counts_each_batch_once(variant):
     sizes = {"image_size": 16, "codebook_size": 12, "codebook_dim": 8, "hidden_size": 16, "num_res_layers": 2}
-    config = VPDDVQVAEConfig(**{"clip_frames": 1, **sizes, **variant})
+    config = VPDDVQVAEConfig(**{**sizes, **variant})
     pixels = torch.rand(3, 3, config.clip_frames, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
     states, grads = [], []
     for recompute in (False, True):
@@ -94,7 +91,7 @@ def test_a_recomputed_tokenizer_counts_each_batch_once(variant):
         assert first.keys() == second.keys()
         for name in first:
             torch.testing.assert_close(second[name], first[name], rtol=1e-4, atol=1e-6)
-    assert all(m.track_running_stats for m in model.modules() if isinstance(m, nn.BatchNorm3d))
+    assert {m.momentum for m in model.modules() if isinstance(m, nn.BatchNorm3d)} <= {0.1}
 
 
 def test_fewer_activations_are_kept():
@@ -216,7 +213,7 @@ def test_tokens_are_those_the_model_makes_of_larger_frames(ready):
     model = VPDDForVideoPrediction.from_pretrained(ready["pretrain"])
     codes = store_codes(recipe, store, model.model.vqvae, pixel_size=64)
     model.config.head_image_size = 64
-    pixels = pixels_from_uint8(torch.from_numpy(store.frames[:20]))[:, None, None]
+    pixels = pixels_from_uint8(torch.from_numpy(store.frames[np.arange(20)]))[:, None, None]
     assert np.array_equal(model.model.encode_video(pixels)[:, 0].numpy(), codes[:20])
     with pytest.raises(ValueError, match="data.image_size is 64, the VQ-VAE was trained on 32 px"):
         store_codes(recipe, store, model.model.vqvae)

@@ -199,6 +199,11 @@ class PretrainArguments:
     color_jitter: float = _arg(
         0.0, "random brightness, contrast and colour of the pixels the model sees, strength 0..1"
     )
+    text_model: str | None = _arg(
+        None,
+        "folder or Hub id of a CLIP text tower with projection, and its tokenizer; it stays as it is (the paper: CLIP "
+        "RN50's). Default: a tower of model.text_config's sizes and a tokenizer, both trained here",
+    )
     vocab_size: int = _arg(512, "largest vocabulary of the instruction tokenizer trained here")
     max_instruction_length: int = _arg(24, "longest instruction, tokens")
     picture_samples: int = _arg(8, "rows in the picture of predictions")

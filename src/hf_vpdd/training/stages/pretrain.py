@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...errors import InputError
 from ..arguments import Recipe, build_config
 from ..loop import DiffusionTask, Evaluation, train
 from ..pictures import grid, to_uint8
@@ -62,12 +63,20 @@ class PretrainTask(DiffusionTask):
         codes = store_codes(
             recipe, store, vqvae, codes, fingerprint, recipe.model.get("head_image_size") or vqvae.config.image_size
         )
-        sentences = [s for group in sentences_with_paraphrases(sorted(set(store.episode_task))) for s in group]
-        tokenizer = train_tokenizer(sentences, options.vocab_size, max_length=options.max_instruction_length)
-        config = pretrain_config(recipe, vqvae.config, tokenizer, store)
+        tower = None
+        if options.text_model is not None:
+            tower, tokenizer = load_text_model(recipe)
+            config = pretrain_config(recipe, vqvae.config, tower.config.to_dict(), store)
+        else:
+            sentences = [s for group in sentences_with_paraphrases(sorted(set(store.episode_task))) for s in group]
+            tokenizer = train_tokenizer(sentences, options.vocab_size, max_length=options.max_instruction_length)
+            config = pretrain_config(recipe, vqvae.config, text_config(recipe, tokenizer), store)
         torch.manual_seed(recipe.train.seed)
         self.model = VPDDForVideoPrediction(config)
         self.model.model.vqvae.load_state_dict(vqvae.state_dict())
+        if tower is not None:
+            self.model.model.text_model.load_state_dict(tower.state_dict())
+            self.model.model.text_model.requires_grad_(False)
         self.recipe, self.options, self.store = recipe, options, store
         self.processor = VPDDProcessor.from_dataset_stats(
             None, None, tokenizer, num_action_bins=config.num_action_bins, cameras=camera_names(data),
@@ -114,10 +123,30 @@ class PretrainTask(DiffusionTask):
         write_folder(folder, write)
 
 
-def pretrain_config(recipe: Recipe, vqvae_config, tokenizer, store):
-    """VPDDConfig from the model section; what data, tokenizer and VQ-VAE decide is filled in."""
-    section = dict(recipe.model)
-    text = dict(section.pop("text_config", None) or {})
+def load_text_model(recipe: Recipe) -> tuple[Any, Any]:
+    """(CLIP text tower in float32, its tokenizer) of `pretrain.text_model`."""
+    from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
+    place, length = recipe.options.text_model, recipe.options.max_instruction_length
+    if recipe.model.get("text_config"):
+        raise InputError("pretrain.text_model brings its own sizes: leave model.text_config out")
+    try:
+        with quiet_transformers():
+            tower = CLIPTextModelWithProjection.from_pretrained(place, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise InputError(f"pretrain.text_model: no CLIP text tower with a tokenizer at {place!r}: {error}") from error
+    if length > tower.config.max_position_embeddings:
+        raise InputError(
+            f"pretrain.max_instruction_length is {length}, the text tower of {place} reads at most "
+            f"{tower.config.max_position_embeddings} tokens"
+        )
+    return tower, tokenizer
+
+
+def text_config(recipe: Recipe, tokenizer) -> dict[str, Any]:
+    """Sizes of a tower that is trained here, with what the tokenizer decides filled in."""
+    text = dict(recipe.model.get("text_config") or {})
     text.update(
         vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -125,6 +154,12 @@ def pretrain_config(recipe: Recipe, vqvae_config, tokenizer, store):
     text["max_position_embeddings"] = max(
         text.get("max_position_embeddings", 0), recipe.options.max_instruction_length
     )
+    return text
+
+
+def pretrain_config(recipe: Recipe, vqvae_config, text: dict[str, Any], store):
+    """VPDDConfig from the model section; what data and VQ-VAE decide is filled in."""
+    section = {key: value for key, value in recipe.model.items() if key != "text_config"}
     section.setdefault("history_frames", vqvae_config.clip_frames)
     set_views(section, len(camera_names(recipe.data)))
     if store.state is not None:

@@ -27,8 +27,9 @@ class Windows:
         head_sees = config.head_keypoints or config.action_head == "causal_multiview"
         self.with_pixels = bool(config.image_channels or head_sees and actions)
         self.with_actions = actions
+        # With the codes of the history at hand, only the newest frame is still looked at.
         self._shape = dict(
-            history_frames=config.history_frames, history_stride=data.history_stride,
+            history_frames=1, history_stride=data.history_stride,
             predict_ahead=config.predict_ahead,
             chunk_size=config.chunk_size, with_actions=actions, with_pixels=self.with_pixels,
         )  # fmt: skip
