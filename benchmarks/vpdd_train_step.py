@@ -9,7 +9,8 @@ variational bound, backward, AdamW. Random weights and codes; the instruction as
 code computes beforehand. Each row runs in a process of its own; the first step is not timed, the median of the others
 is.
 
-`ms` is time per step, `ratio` the plain step's (first row: fp32, nothing recomputed) divided by it, so below 1 is slower.
+`ms` is time per step, `ratio` the plain step's (the first row's: fp32, nothing recomputed) divided by it: below 1 is
+slower.
 `peak_mb` is memory: on a GPU the largest allocation, else by how much the process grew over what imports took.
 `tokens_per_s` counts video tokens that are predicted, 576 of each camera and sequence (of the tokenizer: that are
 made). `mfu` is model FLOP utilisation: FLOPs of the plain forward and backward, recomputation not counted, per second,

@@ -149,6 +149,12 @@ def spread(indices: np.ndarray, number: int) -> np.ndarray:
     return indices[np.linspace(0, len(indices) - 1, number).round().astype(np.int64)]
 
 
+def evaluation_rows(config, most: int = 64) -> int:
+    """Samples evaluated at a time, so that the logits of the video codes stay below 128 MiB in float32."""
+    logits = config.num_views * config.video_tokens * config.vqvae_config.codebook_size
+    return max(1, min(most, 2**25 // logits))
+
+
 def rows_of(total: int, batch_size: int):
     """Slices that cover `range(total)`."""
     return (slice(start, min(start + batch_size, total)) for start in range(0, total, batch_size))
@@ -194,7 +200,8 @@ def store_codes(
     store with views a list of them, one per camera. Each camera of each root has a cache of its own.
 
     Args:
-        codes: checked and given back. pixel_size: of the frames a policy's head reads, if not the tokenizer's.
+        codes: checked and given back. pixel_size: of the frames the model takes (default: what the model section says
+            its head reads, else the tokenizer's).
     """
     if codes is not None:
         given = list(codes) if store.views else [codes]
@@ -214,7 +221,7 @@ def store_codes(
         raise InputError(
             "data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames"
         )
-    size = pixel_size or config.image_size
+    size = pixel_size or recipe.model.get("head_image_size") or config.image_size
     if size != recipe.data.image_size:
         wants = f"the VQ-VAE was trained on {size} px" if size == config.image_size else f"the policy reads {size} px"
         raise InputError(f"data.image_size is {recipe.data.image_size}, {wants}")

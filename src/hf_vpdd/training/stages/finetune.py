@@ -19,6 +19,7 @@ from .common import (
     camera_names,
     check_model_type,
     choose_episodes,
+    evaluation_rows,
     open_store,
     quiet_transformers,
     require_model_folder,
@@ -124,7 +125,7 @@ class FinetuneTask(DiffusionTask):
         if self.windows.val is None:
             return Evaluation()
         processor, sums, total, real_steps = self.processor, {}, 0.0, 0.0
-        for rows in rows_of(len(self.windows.val), 64):
+        for rows in rows_of(len(self.windows.val), evaluation_rows(self.policy.config)):
             batch = tensors_only(self.windows.val.__getitems__(list(range(rows.start, rows.stop))))
             batch = {k: v.to(device) for k, v in batch.items()}
             inputs = self.windows.inputs(batch, None)

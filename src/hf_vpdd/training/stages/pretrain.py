@@ -14,6 +14,7 @@ from .common import (
     camera_names,
     check_model_type,
     choose_episodes,
+    evaluation_rows,
     flatten_codes,
     open_store,
     pixels_from_uint8,
@@ -60,9 +61,7 @@ class PretrainTask(DiffusionTask):
         with quiet_transformers():
             vqvae = VPDDVQVAE.from_pretrained(vqvae_folder, dtype=torch.float32)
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(
-            recipe, store, vqvae, codes, fingerprint, recipe.model.get("head_image_size") or vqvae.config.image_size
-        )
+        codes = store_codes(recipe, store, vqvae, codes, fingerprint)
         tower = None
         if options.text_model is not None:
             tower, tokenizer = load_text_model(recipe)
@@ -174,7 +173,7 @@ def video_metrics(model, windows: Windows, generator: torch.Generator, device: t
     and on those that differ from the current frame's at the same place; and how right copying the current codes is."""
     config, core = model.config, model.model
     sums = torch.zeros(5, dtype=torch.float64)
-    for rows in rows_of(len(windows.val), 64):
+    for rows in rows_of(len(windows.val), evaluation_rows(config)):
         batch = tensors_only(windows.val.__getitems__(list(range(rows.start, rows.stop))))
         inputs = windows.inputs({k: v.to(device) for k, v in batch.items()}, None)
         size = len(inputs["video_codes"])
