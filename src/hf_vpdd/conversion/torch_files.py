@@ -8,6 +8,7 @@ is refused by name.
 
 import argparse
 import pickle
+import re
 import struct
 import zipfile
 from collections import OrderedDict
@@ -23,6 +24,18 @@ from ..errors import InputError
 # Old Lightning wrote its callback classes and default functions into checkpoints. Nothing here needs them, nor are
 # they imported: `_Unused` takes their place.
 _LIGHTNING = ("pytorch_lightning.", "lightning.", "lightning_fabric.")
+_STORAGES = {
+    "BFloat16Storage": torch.bfloat16,
+    "BoolStorage": torch.bool,
+    "ByteStorage": torch.uint8,
+    "CharStorage": torch.int8,
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "IntStorage": torch.int32,
+    "LongStorage": torch.int64,
+    "ShortStorage": torch.int16,
+}
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -64,12 +77,10 @@ def read_checkpoint(path: str | Path) -> Any:
     with torch.serialization.safe_globals(allowed):
         try:
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-        except pickle.UnpicklingError as error:
-            if "Unsupported global" in str(error):  # the older format, whose names cannot be listed beforehand
-                raise _needs_code(path, [str(error).split("GLOBAL ", 1)[-1].split(" was not", 1)[0]]) from error
-            raise _damaged(path, error) from error
         except Exception as error:
-            raise _damaged(path, error) from error
+            # the older format, whose names cannot be listed beforehand
+            foreign = re.findall(r"nsupported (?:GLOBAL|global: GLOBAL) ([\w.]+)", str(error))
+            raise (_needs_code(path, foreign) if foreign else _damaged(path, error)) from error
 
 
 def is_torchscript(path: str | Path) -> bool:
@@ -123,10 +134,8 @@ class _ModuleReader(pickle.Unpickler):
             return OrderedDict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _rebuild_tensor
-        if module == "torch" and name.endswith("Storage"):
-            storage = getattr(torch, name, None)
-            if isinstance(getattr(storage, "dtype", None), torch.dtype):
-                return storage.dtype
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
         if module == "torch.jit._pickle":  # lists and tuples with the type of their content
             return lambda value, *types: value
         raise _needs_code(self.path, [f"{module}.{name}"])
@@ -206,16 +215,18 @@ def _described(value: Any) -> str:
 
 
 def _damaged(path: Path, error: Exception) -> InputError:
-    first_line = (str(error).splitlines() or [""])[0][:160]
+    # torch's own text begins with the advice to load without protection: that would not help here
+    said = re.sub(r"(?s)^Weights only load failed.*?(WeightsUnpickler error: |$)", "", str(error)).strip()
+    reason = ": ".join([type(error).__name__, *said.splitlines()[:1]])[:160]
     return InputError(
-        f"{path} cannot be read as a PyTorch checkpoint ({type(error).__name__}: {first_line}). It is damaged, not "
-        "completely downloaded, or another kind of file."
+        f"{path} cannot be read as a PyTorch checkpoint ({reason}). It is damaged, not completely downloaded, or "
+        "another kind of file."
     )
 
 
 def _needs_code(path: Path, names: list[str]) -> InputError:
     return InputError(
         f"{path} is refused: loading it would call {', '.join(sorted(names)[:8])}, and whatever a file calls runs "
-        "with your rights. A checkpoint needs no more than tensors and argparse.Namespace. If you trust the file, load "
-        "it yourself with torch.load(..., weights_only=False), save its tensors alone, and convert that."
+        "with your rights. A checkpoint needs only tensors and argparse.Namespace. If you trust the file, load it "
+        "yourself with torch.load(..., weights_only=False), save its tensors alone, and convert that."
     )

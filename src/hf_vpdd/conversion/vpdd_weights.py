@@ -11,8 +11,8 @@ from .vpdd_names import NOT_IN_CHECKPOINT, Renaming, convert_tensors, matches, r
 from .vpdd_sizes import HEAD, TOKENIZER
 
 
-# Two copies of a tensor count as one up to this part of its largest entry. The policy's moving average with decay 0.995
-# rounds at every step; each rounding is forgotten at that rate, so about 200 of them (1e-5) can add up.
+# Two copies of a tensor count as one up to this part of its largest entry. The policy's moving average with decay
+# 0.995 rounds at every step; each rounding is forgotten at that rate, so about 200 of them (1e-5) can add up.
 _SAME = 1e-4
 
 
