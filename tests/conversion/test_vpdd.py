@@ -178,7 +178,8 @@ def test_rlbench_with_processor(files):
         "state": np.array([1, 0.04, 0.04, 1], np.float32),
     }
     action = policy.select_action(observation)
-    assert action.shape == (7,) and action[6] in (0, 1) and (np.abs(action[3:6]) <= 180).all()
+    assert action.shape == (8,) and action[7] in (0, 1)  # a pose: x y z, quaternion, gripper
+    assert np.linalg.norm(action[3:7]) == pytest.approx(1, abs=1e-5)
     inputs = policy.processor.process_observations([observation])
     assert torch.equal(inputs["state"], torch.tensor([[1, 0.04, 0.04, 1]]))  # the released code scales nothing
 

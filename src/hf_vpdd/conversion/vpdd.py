@@ -312,6 +312,7 @@ def _processor(config, benchmark, fine_tuned, tokenizer, thresholds, file, repor
         state_stats=state,
         action_stats=stats,
         action_bins=bins,
+        action_layout="pose" if benchmark == "rlbench" else "vector",
     )
 
 

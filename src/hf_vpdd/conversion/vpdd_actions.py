@@ -11,11 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..modeling.vpdd.pose_actions import MAX_ANGLE_BINS, POSITION_HIGH, POSITION_LOW
 
 
 METAWORLD_GRIPPER = (-1.0, 0.0, 0.1, 0.5, 0.6, 0.65, 0.7, 0.8, 0.9, 1.0)
-# RLBench positions are scaled from this box (metres) to [-1, 1] before they are quantised
-RLBENCH_BOX = ((-0.3, 0.7), (-0.5, 0.5), (0.6, 1.6))
 
 
 def quantile_thresholds(positions: np.ndarray, num_bins: int) -> np.ndarray:
@@ -76,18 +75,19 @@ def read_thresholds(path: str | Path, num_bins: int, benchmark: str) -> np.ndarr
 def action_bins(thresholds: np.ndarray, num_bins: int, benchmark: str) -> list[dict]:
     """Bins per action dimension, in the robot's units, as `VPDDProcessor` takes them.
 
-    Meta-World: x, y, z and gripper as its environments take them (-1 to 1). RLBench: x, y, z in metres, rotation as
-    Euler angles about x, y, z in degrees (-180 to 179; bins of one degree, +180 is bin 0), gripper 0 closed, 1 open.
+    Meta-World: x, y, z and gripper as its environments take them (-1 to 1). RLBench (`action_layout="pose"`): x, y, z
+    in metres, where the thresholds are of positions scaled from VPDD's box to [-1, 1]; three Euler angles in degrees,
+    one bin for each degree from -180 on, going round; gripper 0 closed, 1 open.
     """
     if benchmark == "metaworld":
         if num_bins < len(METAWORLD_GRIPPER):
             raise InputError(f"{num_bins} action bins are too few for the {len(METAWORLD_GRIPPER)} gripper values.")
         return [*(_quantiles(column, -1.0, 1.0) for column in thresholds.T), _values(METAWORLD_GRIPPER)]
-    if num_bins < 360:
+    if num_bins < MAX_ANGLE_BINS:
         raise InputError(f"{num_bins} action bins are too few for rotations in steps of one degree (360).")
-    boxes = zip(thresholds.T, RLBENCH_BOX)
-    position = [_quantiles((column + 1) / 2 * (high - low) + low, low, high) for column, (low, high) in boxes]
-    rotation = {**_values(np.arange(360) - 180.0), "high": 180.0}
+    boxes = zip(thresholds.T, POSITION_LOW, POSITION_HIGH)
+    position = [_quantiles((column + 1) / 2 * (high - low) + low, low, high) for column, low, high in boxes]
+    rotation = {**_values(np.arange(MAX_ANGLE_BINS) - 180.0), "high": 180.0, "period": 360.0}
     return [*position, rotation, dict(rotation), dict(rotation), _values((0.0, 1.0))]
 
 
