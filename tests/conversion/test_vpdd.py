@@ -161,6 +161,25 @@ def test_a_policy_without_tower_is_no_controller(files):
         RobotPolicy(VPDDForRobotPolicy.from_pretrained(files / "out"), processor)
 
 
+def test_a_pretrained_model_can_be_fine_tuned(files):
+    """What the authors publish has no action head: the whole road from there to a policy that acts."""
+    from hf_vpdd.training import load_recipe, run_finetune
+    from tests.training.small_data import experiment, write_dataset
+
+    save_policy(files / "pretrained.pt", policy_state("pretrain"))
+    options = {"policy": files / "pretrained.pt", "clip": files / "clip.pt", "tokenizer": files / "words.txt"}
+    assert not convert_vpdd(files / "pretrained", **options).missing
+    config = experiment(write_dataset(files / "data"), files / "policy")
+    settings = {"init_from": str(files / "pretrained"), "image_size": 96, "steps": 2, "save_every": 0, "eval_every": 0}
+    recipe = load_recipe("finetune", config, **settings)
+    recipe.model = {"state_dim": 0}  # the official head reads none
+    policy = RobotPolicy.from_pretrained(run_finetune(recipe), device="cpu", num_inference_steps=1)
+    assert policy.model.config.loss_type == "vb" and policy.model.config.action_head == "causal"
+    frame = np.zeros((96, 96, 3), np.uint8)
+    action = policy.select_action({"images": {"corner2": frame}, "instruction": "press the open"})
+    assert action.shape == (4,) and np.isfinite(action).all()
+
+
 def test_rlbench_with_processor(files):
     save_policy(files / "rlbench.pt", policy_state("rlbench", RLBENCH))
     positions = np.random.default_rng(0).uniform(-1, 1, (5000, 3))
