@@ -55,7 +55,7 @@ class GR1ImageProcessorPil(VPDDImageProcessorPil):
         return pixels.sub_(mean).div_(std).view(*frames.shape[:-2], self.side, self.side)
 
     def to_bytes(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The other way, without the resize: (..., 3, H, W) -> uint8 (..., H, W, 3), cut to what a picture can show."""
+        """The other way, without the resize: (..., 3, H, W) -> uint8 (..., H, W, 3), cut to 0..255."""
         mean, std = (pixels.new_tensor(value)[:, None, None] for value in (self.image_mean, self.image_std))
         levels = (pixels.float() * std + mean).mul_(255).round_().clamp_(0, 255)
         return levels.to(torch.uint8).movedim(-3, -1).contiguous()
