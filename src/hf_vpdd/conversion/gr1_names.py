@@ -31,14 +31,6 @@ DROPPED_FROM_MAE = (
     (r"(decoder_.+|mask_token)", "MAE's decoder, only in files for visualisation"),
     (r"head\..+", "classifier"),
 )
-DROPPED_FROM_CLIP = (
-    (r"visual\..+", "CLIP's image tower, never used"),
-    (r"(logit_scale|input_resolution|context_length|vocab_size)", "CLIP's training and sizes, never used"),
-)
-DROPPED_FROM_HF_CLIP = (
-    (r"(vision_model\..+|visual_projection\..+|logit_scale)", "CLIP's image tower and temperature, never used"),
-    (r"text_model\.embeddings\.position_ids", "counter, made on the fly"),
-)
 
 
 def _pairs(theirs: str, ours: str, ends: Iterable[str] = _WB) -> Iterator[tuple[str, str]]:
@@ -94,15 +86,6 @@ def clip_names(config: GR1Config) -> dict[str, str]:
         for end in _WB:
             names[f"{theirs}.attn.in_proj_{end}"] = f"{layer}.self_attn.{_QKV}_proj.{end}"
         names |= _transformer_block(theirs, layer, block)
-    return names
-
-
-def hf_clip_names(config: GR1Config) -> dict[str, str]:
-    """Names in transformers' CLIP (`openai/clip-vit-base-patch32`) -> names of [`GR1ForRobotPolicy`]."""
-    names = {}
-    for ours in clip_names(config).values():
-        for name in expand(ours):
-            names[name.removeprefix("model.text_model.")] = name
     return names
 
 

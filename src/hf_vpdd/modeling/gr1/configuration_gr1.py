@@ -84,11 +84,10 @@ class GR1Config(PreTrainedConfig):
         for name in ("num_views", "history_frames", "predict_ahead", "action_dim", "chunk_size", "num_latents"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for heads in ("trunk_heads", "decoder_heads"):
-            if self.hidden_size % getattr(self, heads):
-                raise ValueError(
-                    f"hidden_size {self.hidden_size} is not divisible by {heads} = {getattr(self, heads)}"
-                )
+        for name in ("trunk_heads", "decoder_heads"):
+            heads = getattr(self, name)
+            if self.hidden_size % heads:
+                raise ValueError(f"hidden_size {self.hidden_size} is not divisible by {name} = {heads}")
         if self.hidden_size % 4:
             raise ValueError(f"hidden_size must be divisible by 4 (2-D positions), got {self.hidden_size}")
         if self.state_dim < 0 or (self.state_dim == 1 and self.binary_gripper_state):

@@ -50,6 +50,14 @@ class GR1PreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers; the frozen towers stay frozen (loading makes new parameters, all of them trainable)."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model.freeze_towers()
+        return loaded
+
     def frame_targets(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """Frames (..., 3, H, W) -> what the frame head is to predict, (..., P, numbers of a patch), float32.
 
@@ -98,9 +106,7 @@ class GR1Model(GR1PreTrainedModel):
     def __init__(self, config: GR1Config):
         super().__init__(config)
         self.text_model = CLIPTextModelWithProjection(config.text_config)
-        self.text_model.requires_grad_(not config.freeze_text_model)
         self.image_model = GR1ImageTower(config.vision_config)
-        self.image_model.requires_grad_(not config.freeze_image_model)
         self.resampler = PerceiverResampler(config)
         self.language_embed = nn.Linear(config.prompt_size, config.hidden_size)
         self.state_embed = StateEmbedding(config) if config.state_dim else None
@@ -109,7 +115,13 @@ class GR1Model(GR1PreTrainedModel):
         self.action_queries = ActionQueries(config)
         self.input_norm = nn.LayerNorm(config.hidden_size)
         self.trunk = GR1Trunk(config)
+        self.freeze_towers()
         self.post_init()
+
+    def freeze_towers(self) -> None:
+        """Takes the frozen towers out of what an optimiser is given."""
+        self.text_model.requires_grad_(not self.config.freeze_text_model)
+        self.image_model.requires_grad_(not self.config.freeze_image_model)
 
     def train(self, mode: bool = True):
         super().train(mode)
