@@ -416,3 +416,16 @@ def test_tiny_preset_is_small_and_complete():
     assert config.num_views == 2 and not config.freeze_image_model
     model = GR1ForRobotPolicy(config)
     assert sum(p.numel() for p in model.parameters()) < 2_200_000
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_trains_under_autocast(attention):
+    model, window = policy().train(), small_window(small_gr1())
+    model.set_attn_implementation(attention)
+    window["step_mask"][1, 3:] = False
+    expected = model(**window).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model(**window).loss
+    loss.backward()
+    assert loss.dtype == torch.float32 and torch.allclose(loss, expected, rtol=0.05)
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
