@@ -19,11 +19,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         extended = False
 
         def parse_known_args(self, args=None, namespace=None):
-            source = self.sources.get(_named_source(args or []))
-            if source is not None and not self.extended:
-                module = source.load()
-                module.add_arguments(self)
-                self.description, self.epilog, self.extended = module.DESCRIPTION, module.EXAMPLES, True
+            if not self.extended:
+                self.extended = True
+                source = self.sources.get(_named_source(args or []))
+                if source is not None:
+                    module = source.load()
+                    module.add_arguments(self)
+                    self.description, self.epilog = module.DESCRIPTION, module.EXAMPLES
+                # last, after the files that a source may take without a flag
+                self.add_argument("out", metavar="OUT", help="the folder to write")
             return super().parse_known_args(args, namespace)
 
     kinds = parser.add_subparsers(dest="kind", metavar="WHAT", required=True, parser_class=SourceParser)
@@ -40,7 +44,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         one.sources = kind.sources
         one.add_argument("--from", dest="source", required=True, choices=list(kind.sources), help="whose files")
         one.add_argument("--overwrite", action="store_true", help="replace the model that is in OUT")
-        one.add_argument("out", metavar="OUT", help="the folder to write")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,6 +35,9 @@ class Kind:
 KINDS = {
     "checkpoint": Kind(
         "weights of an original implementation -> a folder that from_pretrained loads",
-        {"vpdd": Source("github.com/tinnerhrhe/VPDD: video tokenizer, pre-trained and fine-tuned models", "vpdd")},
+        {
+            "vpdd": Source("github.com/tinnerhrhe/VPDD: video tokenizer, pre-trained and fine-tuned models", "vpdd"),
+            "gr1": Source("github.com/bytedance/GR-1: the CALVIN policies, snapshot_*.pt", "gr1"),
+        },
     ),
 }
