@@ -185,14 +185,14 @@ def plan(
 
 
 def _committed_bins(processor, actions) -> torch.Tensor:
-    """(B, n, A) in the robot's units -> int64 bins. What a plan returned comes back as the bins it was made of."""
-    actions = torch.as_tensor(actions)
+    """(B, n, A) in the robot's units -> int64 bins. What a plan returned comes back as the bins it was made of (of
+    poses: as bins of the same pose)."""
+    actions, width, chunk = torch.as_tensor(actions), processor.robot_action_dim, processor.chunk_size
     if processor.action_objective != "diffusion":
         raise InputError("committed_actions: this policy is behaviour cloning (regression); it completes no plan.")
-    if actions.ndim != 3 or actions.shape[2] != processor.robot_action_dim or actions.shape[1] >= processor.chunk_size:
+    if actions.ndim != 3 or actions.shape[2] != width or actions.shape[1] >= chunk:
         raise InputError(
-            f"committed_actions: expected (B, n, {processor.robot_action_dim}) with n < {processor.chunk_size}, the chunk; "
-            f"got {tuple(actions.shape)}."
+            f"committed_actions: expected (B, n, {width}) with n < {chunk}, the chunk; got {tuple(actions.shape)}."
         )
     if not bool(torch.isfinite(actions).all()):
         raise InputError("committed_actions: not all are finite.")
