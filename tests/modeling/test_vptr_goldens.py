@@ -30,7 +30,9 @@ def test_icvf_loss_values_and_gradients(case):
     data = load("icvf.npz")
     model, target = value_network(data, case), value_network(data, case, "target_params")
     loss = loss_of(data, case, 0, model, target)
-    np.testing.assert_allclose(loss.values, data[f"{case}/out/v_sgz"], atol=2e-5 * abs(data[f"{case}/out/v_sgz"]).max())
+    np.testing.assert_allclose(
+        loss.values, data[f"{case}/out/v_sgz"], atol=2e-5 * abs(data[f"{case}/out/v_sgz"]).max()
+    )
     assert loss.loss.item() == pytest.approx(data[f"{case}/loss"].item(), rel=2e-5)
     info = {"advantage": "adv mean", "accept": "accept prob", "value_at_intent": "v_zz"}
     for ours, theirs in info.items():

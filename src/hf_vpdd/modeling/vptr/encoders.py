@@ -58,7 +58,8 @@ class ImpalaEncoder(nn.Module):
         super().__init__()
         widths = config.impala_widths
         self.stacks = nn.ModuleList(
-            ImpalaStack(channels, width, config.impala_blocks) for channels, width in zip([config.num_channels, *widths[:-1]], widths)
+            ImpalaStack(channels, width, config.impala_blocks)
+            for channels, width in zip([config.num_channels, *widths[:-1]], widths)
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:

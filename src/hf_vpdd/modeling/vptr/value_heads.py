@@ -7,7 +7,6 @@ from .configuration_vptr import VPTRConfig
 from .ensemble import EnsembleLinear, EnsembleMLP
 
 
-
 class MultilinearHeads(nn.Module):
     """V = < A(t * phi(s)), B(t * psi(s+)) >, t = T(psi(z)). The intent goes through psi, like any goal.
 
