@@ -89,8 +89,8 @@ class GoalSampler:
         short = np.flatnonzero(last - self.first < (0 if last_is_state else 1))
         if len(short):
             raise InputError(
-                f"clip {int(short[0])} has {int(last[short[0]] - self.first[short[0]] + 1)} frame(s); a step needs two: "
-                "leave such clips out"
+                f"clip {int(short[0])} has {int(last[short[0]] - self.first[short[0]] + 1)} frame(s); a step needs "
+                "two: leave such clips out"
             )
         self.last = last
         self.states = last - self.first + (1 if last_is_state else 0)  # frames that have a successor

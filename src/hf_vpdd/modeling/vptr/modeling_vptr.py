@@ -203,7 +203,7 @@ class VPTRForRobotPolicy(VPTRPreTrainedModel):
         """A fresh policy whose two encoders start from phase 1.
 
         Args:
-            path: folder or Hub id of a [`VPTRForValuePrediction`]. config: of the policy; its encoder must be the same.
+            path: folder or Hub id of a [`VPTRForValuePrediction`]. config: of the policy, with the same encoder.
             kwargs: of `from_pretrained`.
 
         Raises:
