@@ -30,7 +30,7 @@ def save_policy(
     Args:
         directory: Created if absent. In an existing folder the files of the same names and older weights are replaced,
             others stay.
-        model: A `VPDDForRobotPolicy` (or `VPDDForVideoPrediction`, which gets no pipeline index).
+        model: A `VPDDForRobotPolicy`, or a `VPDDForVideoPrediction`, which only `VPDDPipeline` can put to use.
         processor: Its `VPDDProcessor`.
         card: Text of README.md, with its YAML header. Default: a README that is there stays, else a minimal one.
         scheduler: Default: the model's own.
@@ -52,10 +52,9 @@ def save_policy(
         model.save_pretrained(stage, max_shard_size=max_shard_size)
         processor.save_pretrained(stage)
         scheduler.save_pretrained(stage)
-        if hasattr(model, "sample_actions"):
-            (stage / "model_index.json").write_text(
-                json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "\n", encoding="utf-8"
-            )
+        (stage / "model_index.json").write_text(
+            json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "\n", encoding="utf-8"
+        )
         if card is not None or not (directory / "README.md").exists():
             (stage / "README.md").write_text(minimal_card(model) if card is None else card, encoding="utf-8")
         move_into(stage, directory)
@@ -77,10 +76,10 @@ def minimal_card(model) -> str:
     """A README for a policy that has no card of its own yet."""
     name = type(model).__name__
     policy = hasattr(model, "sample_actions")
-    usage = f"model = {name}.from_pretrained(REPOSITORY)"
+    usage = "pipe = VPDDPipeline.from_pretrained(REPOSITORY)  # imagines video; it knows no actions yet"
     if policy:
         usage = 'policy = pipeline("robot-policy", model=REPOSITORY)'
-    imports = "import hf_vpdd\nfrom transformers import pipeline" if policy else f"from hf_vpdd import {name}"
+    imports = "import hf_vpdd\nfrom transformers import pipeline" if policy else "from hf_vpdd import VPDDPipeline"
     return (
         "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n- robotics\n- video-pretraining\n"
         f"- {model.config.model_type}\n---\n\n# {name}\n\nSaved with hf_vpdd {__version__}. No evaluation is recorded "
