@@ -7,9 +7,9 @@
 
 Three measurements of each row, all with the same weights:
 
-* success: the same episodes for every sampler, by the evaluation behind `hf-vpdd eval`, each plan's random draws seeded
-  by episode and number of the plan; with the 95% Wilson interval, and how many episodes were won and lost against the
-  default sampler.
+* success: the same episodes for every sampler, by the evaluation behind `hf-vpdd eval`, each plan's random draws
+  seeded by episode and number of the plan; with the 95% Wilson interval, and how many episodes were won and lost
+  against the default sampler.
 * tokens, on the same observations (scripted expert, starts that were never trained on): the share of the imagined
   video's codes that equal those of the 100-step sampler, and those of what the camera really saw `predict_ahead` steps
   later; the latter also for the codes that changed, where copying the present scores 0. Video codes are drawn at
@@ -68,7 +68,7 @@ ROWS = (
 QUICK = (DEFAULT, "ancestral, 1", "halton, 4")
 
 
-# ---- observations with their real future ------------------------------------------------------------------------------
+# ---- observations with their real future ----------------------------------------------------------------------------
 
 
 def record(policy, tasks, episodes: int, moments: int, first_seed: int):
@@ -118,7 +118,7 @@ def observations(policy, args, tasks):
         return {name: data[name] for name in data}
 
 
-# ---- the three measurements -------------------------------------------------------------------------------------------
+# ---- the three measurements -----------------------------------------------------------------------------------------
 
 
 def tokens(policy, row: Row, seen, batch: int = 32):
@@ -249,7 +249,7 @@ def slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name)
 
 
-# ---- keeping what is measured -----------------------------------------------------------------------------------------
+# ---- keeping what is measured ---------------------------------------------------------------------------------------
 
 
 class Kept:
@@ -310,8 +310,8 @@ def _key(result) -> str:
 def markdown(lines: list[dict]) -> str:
     """The table of `sampler_quality.md`."""
     head = (
-        "| sampler | success [95 %] | won / lost to default | ms a plan | faster than 100 | trunk + head passes | codes as "
-        "100 steps' | codes as the real future's | changed ones | action bins off |"
+        "| sampler | success [95 %] | won / lost to default | ms a plan | faster than 100 | trunk + head passes | "
+        "codes as 100 steps' | codes as the real future's | changed ones | action bins off |"
     )
     out = [head, "|" + "---|" * 10]
     text = lambda line, name, form: "–" if line.get(name) is None else form.format(line[name])  # noqa: E731
@@ -325,8 +325,8 @@ def markdown(lines: list[dict]) -> str:
         if "trunk_passes" in line:
             passes = f"{line['trunk_passes']} + {line['head_passes']}"
         cells = [
-            line["name"] + (" (default)" if line["name"] == DEFAULT else ""), success, pairs, text(line, "ms", "{:.1f}"),
-            text(line, "ratio", "{:.1f}x"), passes,
+            line["name"] + (" (default)" if line["name"] == DEFAULT else ""), success, pairs,
+            text(line, "ms", "{:.1f}"), text(line, "ratio", "{:.1f}x"), passes,
             *(text(line, name, "{:.1%}").replace("%", " %")
               for name in ("codes_as_reference", "codes_as_future", "changed_codes_as_future")),
             text(line, "bins_from_reference", "{:.2f}"),

@@ -55,7 +55,7 @@ def _each(seeds):
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
-# ---- what comes out ---------------------------------------------------------------------------------------------------
+# ---- what comes out -------------------------------------------------------------------------------------------------
 
 
 def test_returns_video_and_actions_of_every_kind(pipe):
@@ -116,11 +116,11 @@ def test_every_kind_of_frame_is_taken(pipe):
     assert all(torch.equal(out[0].videos, other.videos) for other in out[1:])
 
 
-# ---- long video -------------------------------------------------------------------------------------------------------
+# ---- long video -----------------------------------------------------------------------------------------------------
 
 
 def _next_clip(pipe, obs, codes, generator):
-    """The clip after `codes` the long way: decode them, and show them to the video sampler as if they had been seen."""
+    """The clip after `codes` the long way: decoded, and shown to the video sampler as if they had been seen."""
     pixels = pipe.model.model.decode_video(codes)
     inputs = pipe.processor(obs["images"], obs["instruction"])
     return pipe.model.sample_video(
@@ -159,7 +159,7 @@ def test_two_cameras_lie_side_by_side():
     assert out.videos.shape == (2, 2, 16, 32, 3)
 
 
-# ---- samplers ---------------------------------------------------------------------------------------------------------
+# ---- samplers -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", sorted(SAMPLERS))
@@ -208,7 +208,7 @@ def test_actions_may_take_steps_of_their_own(pipe):
     assert steps == list(range(pipe.num_timesteps)) and pipe.num_timesteps == 5
 
 
-# ---- callback and bar -------------------------------------------------------------------------------------------------
+# ---- callback and bar -----------------------------------------------------------------------------------------------
 
 
 def test_the_callback_sees_every_step(pipe):
@@ -286,7 +286,7 @@ def test_progress_counts_the_steps(capsys):
     assert "6/6" in capsys.readouterr().err
 
 
-# ---- models of video alone --------------------------------------------------------------------------------------------
+# ---- models of video alone ------------------------------------------------------------------------------------------
 
 
 def test_a_model_of_video_alone_imagines(video_pipe, tmp_path):
@@ -314,7 +314,7 @@ def test_a_model_of_video_alone_imagines(video_pipe, tmp_path):
             video_pipe(*arguments, **option)
 
 
-# ---- bad input --------------------------------------------------------------------------------------------------------
+# ---- bad input ------------------------------------------------------------------------------------------------------
 
 
 def test_bad_input_is_named(pipe):
@@ -346,7 +346,7 @@ def test_bad_input_is_named(pipe):
         pipe.decode(torch.zeros(1, 1, 16, dtype=torch.int64))
 
 
-# ---- saving, loading, moving ------------------------------------------------------------------------------------------
+# ---- saving, loading, moving ----------------------------------------------------------------------------------------
 
 
 def test_saves_one_folder_and_loads_it(pipe, tmp_path):

@@ -139,9 +139,9 @@ class VPDDPipeline(DiffusionPipeline):
                 out in any case; the rest of the plan continues them.
             generator: Of every random draw; or a list with one for each of the B * num_samples samples.
             output_type: "np", "pt", "pil" or "latent", the kind of `videos`.
-            callback_on_step_end: Called as `f(pipeline, step, timestep, callback_kwargs)` after each step; a dictionary
-                that it returns replaces these tensors. `step` counts on over the clips. To stop, it sets
-                `pipeline._interrupt = True`: what is still masked then takes the network's latest guess.
+            callback_on_step_end: Called as `f(pipeline, step, timestep, callback_kwargs)` after each step; what it
+                returns, a dictionary or None, replaces these tensors. `step` counts on over the clips. To stop, it
+                sets `pipeline._interrupt = True`: what is still masked then takes the network's latest guess.
             callback_on_step_end_tensor_inputs: Which of "video_codes" and "actions" (bins) it gets. Default: both.
 
         Raises:
@@ -201,7 +201,7 @@ class VPDDPipeline(DiffusionPipeline):
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, output_type: str = "np"):
-        """Codes int64 (B, V, clips * t, h, w), as `output_type="latent"` gives them, -> `VPDDPipelineOutput.videos`."""
+        """Codes int64 (B, V, clips * t, h, w), what "latent" gives, -> `VPDDPipelineOutput.videos` of another type."""
         time = self.model.config.latent_shape[0]
         if codes.ndim != 5 or codes.shape[2] % time:
             raise InputError(f"codes: expected (B, V, clips * {time}, h, w), got {tuple(codes.shape)}.")
