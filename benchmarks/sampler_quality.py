@@ -79,21 +79,24 @@ def record(policy, tasks, episodes: int, moments: int, first_seed: int):
     from hf_vpdd.evaluation.policies import predict_ahead
 
     ahead, camera = predict_ahead(policy), policy.processor.cameras[0]
+    every = max(n for n in range(1, 9) if ahead % n == 0)  # pictures cost more than physics: look only so often
     kept: dict[str, list] = {"frame": [], "future": [], "state": [], "task": [], "instruction": []}
     for task in tasks:
         env = MetaWorldEnv(task, cameras=policy.processor.cameras, image_size=policy.processor.image_size)
         for seed in range(first_seed, first_seed + episodes):
             obs, _ = env.reset(seed=seed)
             frames, states, success = [obs["images"][camera].copy()], [obs["state"]], False
-            while not success and env.steps < env.max_steps:
-                obs, _, _, _, info = env.step(env.expert_action())
-                frames.append(obs["images"][camera].copy())
-                states.append(obs["state"])
-                success = info["success"]
-            last = max(0, len(frames) - 1 - ahead)
+            while not (success and env.steps % every == 0) and env.steps < env.max_steps:
+                due = (env.steps + 1) % every == 0
+                obs, _, _, _, info = env.step(env.expert_action(), render=due)
+                success = success or info["success"]
+                if due:
+                    frames.append(obs["images"][camera].copy())
+                    states.append(obs["state"])
+            last = max(0, len(frames) - 1 - ahead // every)
             for moment in sorted({round(part) for part in np.linspace(0, last, moments)}):
                 kept["frame"].append(frames[moment])
-                kept["future"].append(frames[min(moment + ahead, len(frames) - 1)])
+                kept["future"].append(frames[min(moment + ahead // every, len(frames) - 1)])
                 kept["state"].append(states[moment])
                 kept["task"].append(task)
                 kept["instruction"].append(obs["instruction"])
