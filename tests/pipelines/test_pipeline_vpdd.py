@@ -409,6 +409,8 @@ def test_offloading_brings_the_model_in_and_out(monkeypatch):
     _call(pipe)
     # sampling never calls `forward`, where accelerate would have moved the model: the pipeline does it
     assert moves[0] == "in" and moves[-1] == "out" and moves.count("out") == 1
+    pipe.enable_sequential_cpu_offload(device="cpu")  # leaf by leaf is not possible here: the model stays whole
+    assert pipe.model.device.type == "cpu" and _call(pipe).actions.shape == (2, 3, 4)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -59,6 +59,7 @@ class VPDDPipeline(DiffusionPipeline):
     """
 
     model_cpu_offload_seq = "model"
+    _exclude_from_cpu_offload = ["model"]  # leaf by leaf: sampling calls methods that accelerate does not hook
     _callback_tensor_inputs = ["video_codes", "actions"]
 
     def __init__(
