@@ -196,6 +196,22 @@ def test_what_is_committed_stays(pipe):
         _call(pipe, committed_actions=np.zeros((3, 2, 4)))
 
 
+def test_guidance_reaches_every_clip(pipe):
+    with pytest.raises(InputError, match="never saw a plan without one"):
+        _call(pipe, guidance_scale=2.0)
+    model, processor = tiny_policy()
+    model.config.instruction_dropout = 0.1  # as if trained with it
+    guided = make(model, processor)
+    seen = []
+    hook = model.model.trunk.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    out = _call(guided, guidance_scale=3.0, num_clips=2, output_type="latent")
+    hook.remove()
+    assert seen == [4] * 8  # 2 observations, with their instruction and without, 4 steps, 2 clips
+    assert guided.guidance_scale == 3.0 and guided.do_classifier_free_guidance
+    plain = _call(guided, num_clips=2, output_type="latent")
+    assert not guided.do_classifier_free_guidance and not torch.equal(out.videos, plain.videos)
+
+
 def test_actions_may_take_steps_of_their_own(pipe):
     steps = []
     out = _call(
