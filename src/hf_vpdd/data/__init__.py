@@ -15,6 +15,8 @@ _HOME = {
     "dataset_fingerprint": "lerobot",
     "decode_video": "video",
     "encode_video": "video",
+    "find_keyframes": "keyframes",
+    "next_keyframes": "keyframes",
     "tokenize": "tokens",
 }
 
