@@ -147,6 +147,21 @@ def tokens(policy, row: Row, seen, batch: int = 32):
     return torch.cat(codes), torch.cat(bins)
 
 
+def reference_tokens(policy, seen, steps: int, path: Path):
+    """`tokens` of the sampler that all are compared with, sampled once for each --out."""
+    import numpy as np
+    import torch
+
+    from hf_vpdd.files import atomic_path
+
+    if not path.exists():
+        codes, bins = tokens(policy, Row(REFERENCE, _row("ancestral", steps)), seen)
+        with atomic_path(path) as temporary:
+            np.savez_compressed(temporary, codes=codes.numpy(), bins=bins.numpy())
+    with np.load(path, allow_pickle=False) as data:
+        return torch.from_numpy(data["codes"]), torch.from_numpy(data["bins"])
+
+
 def model_inputs(policy, seen, part):
     camera = policy.processor.cameras[0]
     return policy.processor(
@@ -350,7 +365,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--max-steps", type=int, help="of an episode; the protocol's own number if not given")
     parser.add_argument("--token-episodes", type=int, default=4, help="expert episodes per task for the tokens")
     parser.add_argument("--moments", type=int, default=4, help="observations of each")
-    parser.add_argument("--repeats", type=int, default=40, help="plans to time, at most")
+    parser.add_argument("--repeats", type=int, default=15, help="plans to time, at most")
     parser.add_argument("--workers", type=int, default=1, help="simulator processes")
     parser.add_argument("--envs", type=int, default=8, help="episodes side by side")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows and the reference's tokens")
@@ -392,13 +407,13 @@ def main(argv: list[str] | None = None) -> int:
     kept.put("copy of the present", "tokens", compare_copy(present, future))
     missing = [row for row in rows if kept.get(row.name, "tokens") is None]
     if missing:
-        steps = 10 if args.quick else 100
-        reference = tokens(any_policy, Row(REFERENCE, _row("ancestral", steps)), seen)
+        reference = reference_tokens(any_policy, seen, 10 if args.quick else 100, args.out / "reference.npz")
         for row in missing:
             found = reference if row.name == REFERENCE else tokens(any_policy, row, seen)
             kept.put(row.name, "tokens", compare(found, reference, future, present))
-    if any(kept.get(row.name, "time") is None for row in rows):
-        for name, value in times(policies, seen, args.repeats).items():
+    to_time = {row.name: policies[row.name] for row in rows if row.success}
+    if any(kept.get(name, "time") is None for name in to_time):
+        for name, value in times(to_time, seen, args.repeats).items():
             kept.put(name, "time", {**value, "peak_mb": peak_mb()})
     episodes = make_episodes(args.tasks, args.episodes, args.seed)
     for row in rows:
