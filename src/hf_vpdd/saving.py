@@ -33,7 +33,7 @@ def save_policy(
         model: A `VPDDForRobotPolicy`, or a `VPDDForVideoPrediction`, which only `VPDDPipeline` can put to use.
         processor: Its `VPDDProcessor`.
         card: Text of README.md, with its YAML header. Default: a README that is there stays, else a minimal one.
-        scheduler: Default: the model's own.
+        scheduler: Default: the model's own, if it has one.
         max_shard_size: Weights larger than this are split.
 
     Returns:
@@ -44,17 +44,19 @@ def save_policy(
         raise InputError(f"directory: {directory} is a file; give a folder to save the policy in.")
     if processor is None:
         raise InputError("processor: missing. A policy is saved with its action bins and statistics.")
-    scheduler = model.scheduler if scheduler is None else scheduler
+    scheduler = getattr(model, "scheduler", None) if scheduler is None else scheduler
     directory.parent.mkdir(parents=True, exist_ok=True)
     # A sibling, so that the renames stay on one disk; hidden, so that nobody takes a half-written one for a policy.
     stage = directory.with_name(f".{directory.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         model.save_pretrained(stage, max_shard_size=max_shard_size)
         processor.save_pretrained(stage)
-        scheduler.save_pretrained(stage)
-        (stage / "model_index.json").write_text(
-            json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "\n", encoding="utf-8"
-        )
+        if scheduler is not None:  # GR-1 has none, and therefore no diffusers pipeline
+            scheduler.save_pretrained(stage)
+            (stage / "model_index.json").write_text(
+                json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "
+", encoding="utf-8"
+            )
         if card is not None or not (directory / "README.md").exists():
             (stage / "README.md").write_text(minimal_card(model) if card is None else card, encoding="utf-8")
         move_into(stage, directory)
@@ -76,10 +78,13 @@ def minimal_card(model) -> str:
     """A README for a policy that has no card of its own yet."""
     name = type(model).__name__
     policy = hasattr(model, "sample_actions")
-    usage = "pipe = VPDDPipeline.from_pretrained(REPOSITORY)  # imagines video; it knows no actions yet"
+    imports, usage = f"from hf_vpdd import {name}", f"model = {name}.from_pretrained(REPOSITORY)"
     if policy:
+        imports = "import hf_vpdd\nfrom transformers import pipeline"
         usage = 'policy = pipeline("robot-policy", model=REPOSITORY)'
-    imports = "import hf_vpdd\nfrom transformers import pipeline" if policy else "from hf_vpdd import VPDDPipeline"
+    elif hasattr(model, "scheduler"):
+        imports = "from hf_vpdd import VPDDPipeline"
+        usage = "pipe = VPDDPipeline.from_pretrained(REPOSITORY)  # imagines video; it knows no actions yet"
     return (
         "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n- robotics\n- video-pretraining\n"
         f"- {model.config.model_type}\n---\n\n# {name}\n\nSaved with hf_vpdd {__version__}. No evaluation is recorded "
