@@ -54,8 +54,7 @@ def save_policy(
         if scheduler is not None:  # GR-1 has none, and therefore no diffusers pipeline
             scheduler.save_pretrained(stage)
             (stage / "model_index.json").write_text(
-                json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "
-", encoding="utf-8"
+                json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "\n", encoding="utf-8"
             )
         if card is not None or not (directory / "README.md").exists():
             (stage / "README.md").write_text(minimal_card(model) if card is None else card, encoding="utf-8")
