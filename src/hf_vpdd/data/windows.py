@@ -16,10 +16,10 @@ class WindowDataset(Dataset):
     `dataset[[3, 8]]`, or `__getitems__` as a DataLoader calls it, returns the collated batch: one gather per key,
     no loop over samples. Give a DataLoader `collate_fn=dataset.collate`, since there is nothing left to collate.
 
-    Keys (B samples, t, h, w of the codes, T = `history_frames`, C = `chunk_size`):
-        pixel_values     uint8 (B, 1, T, S, S, 3)  frames k - (T-1) * stride ... k; black before the episode's start
-        history_codes    int64 (B, 1, t, h, w)     codes at k
-        video_codes      int64 (B, 1, t, h, w)     codes at min(k + predict_ahead, last frame of the episode)
+    Keys (B samples, V cameras of the store, t, h, w of the codes, T = `history_frames`, C = `chunk_size`):
+        pixel_values     uint8 (B, V, T, S, S, 3)  frames k - (T-1) * stride ... k; black before the episode's start
+        history_codes    int64 (B, V, t, h, w)     codes at k
+        video_codes      int64 (B, V, t, h, w)     codes at min(k + predict_ahead, last frame of the episode)
         state            float32 (B, Ds)           at k, in the robot's units
         action           float32 (B, C, A)         at k ... k+C-1, the last one repeated past the episode's end
         action_is_pad    bool (B, C)               True where it is such a repetition
@@ -28,7 +28,8 @@ class WindowDataset(Dataset):
 
     Args:
         store: Where frames, states and actions come from.
-        codes: uint16 (N, t, h, w) of `tokenize(store, ...)`, of this store or of the one it is a subset of; or None.
+        codes: uint16 (N, t, h, w) of `tokenize(store, ...)`, of this store or of the one it is a subset of; for a
+            store with `views` a list of V of them; or None.
         with_actions: Give actions; the store must have them.
         with_pixels: Give pixels; False reads no frames at all.
         frame_indices: Which rows of the store are samples, (n,); all by default.
@@ -58,16 +59,8 @@ class WindowDataset(Dataset):
                 f"{store.name} has no actions, so a policy cannot be trained on it; use a dataset recorded with "
                 "actions (`hf-vpdd record` without --no-actions), or use this one for video pre-training"
             )
-        if codes is not None:
-            if store.rows is not None and len(codes) == store.rows_of:
-                codes = FrameRows([codes], store.rows)
-            if len(codes) != store.num_frames or codes.ndim != 4:
-                raise InputError(
-                    f"the video codes {codes.shape} do not belong to the {store.num_frames} frames of {store.name}; "
-                    "tokenize this store, or the one it is a subset of"
-                )
         self.store = store
-        self.codes = codes
+        self.codes = None if codes is None else _codes_of_views(store, codes)
         self.history_frames = history_frames
         self.history_stride = history_stride
         self.predict_ahead = predict_ahead
@@ -100,10 +93,12 @@ class WindowDataset(Dataset):
         last = self._last[k]
         batch = {}
         if self.with_pixels:
-            batch["pixel_values"] = store.clips(k, self.history_frames, self.history_stride)[:, None]
+            batch["pixel_values"] = store.view_clips(k, self.history_frames, self.history_stride)
         if self.codes is not None:
-            batch["history_codes"] = self.codes[k][:, None].astype(np.int64)
-            batch["video_codes"] = self.codes[np.minimum(k + self.predict_ahead, last)][:, None].astype(np.int64)
+            views = store.num_frames * np.arange(len(store.cameras))
+            future = np.minimum(k + self.predict_ahead, last)
+            batch["history_codes"] = self.codes[k[:, None] + views].astype(np.int64)
+            batch["video_codes"] = self.codes[future[:, None] + views].astype(np.int64)
         if store.state is not None:
             batch["state"] = store.state[k]
         if self.with_actions:
@@ -118,3 +113,22 @@ class WindowDataset(Dataset):
     def collate(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The `collate_fn` of a DataLoader over this dataset: batches arrive collated."""
         return batch
+
+
+def _codes_of_views(store: FrameStore, codes) -> FrameRows:
+    """Codes of every camera laid end to end, (V * N, t, h, w), as `FrameStore.view_frames` are."""
+    several = list(codes) if store.views else [codes]
+    if len(several) != len(store.cameras):
+        raise InputError(f"video codes of {len(several)} cameras were given for the {len(store.cameras)} of {store}")
+    rows = []
+    for camera, one in zip(store.cameras, several):
+        one = one if isinstance(one, FrameRows) else FrameRows([one])
+        if store.rows is not None and len(one) == store.rows_of:
+            one = one.select(store.rows)
+        if len(one) != store.num_frames or one.ndim != 4:
+            raise InputError(
+                f"the video codes {one.shape} do not belong to the {store.num_frames} frames of {store.name}, camera "
+                f"{camera!r}; tokenize this store, or the one it is a subset of"
+            )
+        rows.append(one)
+    return FrameRows.concat(rows)

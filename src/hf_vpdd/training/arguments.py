@@ -50,8 +50,19 @@ class DataArguments:
     root: list[str] = _arg(
         [], "LeRobot dataset folder(s); several are concatenated (comma-separated on the command line)"
     )
-    camera: str = _arg("corner2", "camera whose video is used")
-    image_size: int = _arg(64, "side of the square images, pixels; frames are resized once, when the store is built")
+    camera: Any = _arg(
+        "corner2",
+        "camera, or several in the order in which the model sees them (a,b); {root: camera, ...} where the roots name "
+        "them differently",
+    )
+    weights: list[float] | None = _arg(
+        None, "share of the samples that each root gets, in any unit (default: as many as it has)"
+    )
+    image_size: int = _arg(
+        64,
+        "side of the square images, pixels; frames are resized once, when the store is built (a tokenizer that reads "
+        "smaller ones gets them resized)",
+    )
     tasks: list[str] | None = _arg(None, "only these instructions or task names of the dataset (default: all)")
     episodes_per_task: int | None = _arg(
         None, "k: episodes of each task to train on (default: all that are not held out)"
@@ -66,11 +77,37 @@ class DataArguments:
         if not self.root:
             raise InputError("data.root is empty: name the folder of a LeRobot dataset, e.g. --root data/metaworld "
                              "(make one with `hf-vpdd record --out data/metaworld`)")  # fmt: skip
+        for root in self.root:
+            self.cameras(root)
+        self._check_weights()
         _check_min(self, "data", image_size=8, demo_draw=0, val_episodes_per_task=0, history_stride=1, frame_stride=1)
         if self.episodes_per_task is not None:
             _check_min(self, "data", episodes_per_task=1)
         elif self.demo_draw:
             raise InputError("data.demo_draw needs data.episodes_per_task (draw d takes episodes d*k .. (d+1)*k-1)")
+
+    def __post_init__(self) -> None:
+        self.camera = _camera_value(self.camera)
+
+    def cameras(self, root: str) -> list[str]:
+        """Names of the cameras of one root."""
+        chosen = self.camera
+        if isinstance(chosen, dict):
+            unknown = [name for name in chosen if name not in self.root]
+            if unknown:
+                raise InputError(f"data.camera names {unknown[0]!r}, which is not in data.root: {self.root}")
+            if root not in chosen:
+                raise InputError(f"data.camera names no camera of {root!r}: it has {sorted(chosen)}")
+            chosen = chosen[root]
+        return [chosen] if isinstance(chosen, str) else list(chosen)
+
+    def _check_weights(self) -> None:
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.root):
+            raise InputError(f"data.weights has {len(self.weights)} numbers for the {len(self.root)} of data.root")
+        if min(self.weights) < 0 or not sum(self.weights) > 0:
+            raise InputError(f"data.weights must be 0 or more, and one above 0; got {self.weights}")
 
 
 @dataclass
@@ -606,6 +643,26 @@ def build_config(stage: str, section: dict, **fixed: Any) -> Any:
 
 def _plain(arguments: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(arguments).items()}
+
+
+def _camera_value(value: Any, nested: bool = False) -> str | list[str] | dict:
+    """A camera, a list of them, or a mapping of roots to those; text from a command line may spell either."""
+    if isinstance(value, str):
+        if value.lstrip().startswith("{") and not nested:
+            try:
+                return _camera_value(yaml.safe_load(value))
+            except yaml.YAMLError as error:
+                raise InputError(f"data.camera is not a mapping in YAML: {value!r}") from error
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if names:
+            return names[0] if len(names) == 1 else names
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(name, str) for name in value):
+        if len(set(value)) < len(value):
+            raise InputError(f"data.camera names a camera twice: {', '.join(value)}")
+        return list(value)
+    elif isinstance(value, dict) and value and not nested:
+        return {str(root): _camera_value(cameras, nested=True) for root, cameras in value.items()}
+    raise InputError(f"data.camera must be a name, a list of names, or {{root: name or names}}; got {value!r}")
 
 
 def _check_min(arguments: Any, where: str, **least: float) -> None:

@@ -51,6 +51,8 @@ class Task:
     fingerprints: dict[str, str]
     has_unused_parameters = False  # some trainable parameters get no gradient: DDP has to be told
     learning_rate_multipliers: dict[str, float] | None = None  # parameter name prefix -> multiplier
+    sample_groups: np.ndarray | None = None  # int (num_samples,), and the share of each group: see IndexSampler
+    group_weights: list[float] | None = None
 
     def train_mode(self, model: nn.Module) -> None:
         model.train()
@@ -145,6 +147,7 @@ class _Run:
         self.sampler = IndexSampler(
             task.num_samples, self.args.batch_size, self.args.seed, self.accelerator.process_index,
             self.accelerator.num_processes, self.args.gradient_accumulation_steps,
+            task.sample_groups, task.group_weights,
         )  # fmt: skip
         self.step = 0
         self.sums: dict[str, torch.Tensor] = {}

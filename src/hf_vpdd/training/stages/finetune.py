@@ -16,12 +16,15 @@ from ...files import file_sha256
 from ..arguments import Recipe
 from ..loop import DiffusionTask, Evaluation, train
 from .common import (
+    camera_names,
     check_model_type,
     choose_episodes,
     open_store,
     quiet_transformers,
     require_model_folder,
     rows_of,
+    sample_groups,
+    set_views,
     store_codes,
     weights_fingerprint,
     write_folder,
@@ -34,7 +37,8 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     `pipeline("robot-policy", model=folder)` and `AutoModel` load.
 
     Args:
-        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE of `init_from`, likewise.
+        store: a `FrameStore`, if it was opened already, with `views` for a policy of several cameras. codes: its
+            tokens by the VQ-VAE of `init_from`, likewise: one array, or a list with one per view.
 
     Raises:
         InputError: a dataset without actions, no pre-trained model in `init_from`, options that contradict it.
@@ -61,7 +65,7 @@ class FinetuneTask(DiffusionTask):
         train_episodes, held_out = choose_episodes(store, data)
         vqvae = self.policy.model.vqvae
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(recipe, store, vqvae, codes, fingerprint)
+        codes = store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size)
         self.policy.to("cpu")
         self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
         self.windows = Windows(
@@ -80,6 +84,7 @@ class FinetuneTask(DiffusionTask):
             everything, _ = choose_episodes(store, replace(data, episodes_per_task=None, demo_draw=0))
             self.windows.add_cotraining(everything, options.cotrain_samples, data.frame_stride)
         self.num_samples = len(self.windows.train)
+        self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.frozen = options.trunk_lr_multiplier == 0
         self.has_unused_parameters = config.video_loss_weight == 0 or config.action_objective == "regression"
         self.model, trunk = self.policy, "model."
@@ -160,6 +165,7 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
         k: v for k, v in recipe.model.items() if k != "text_config"
     }  # the tokenizer decided the text tower's sizes
     changes["action_dim"] = int(store.action.shape[1])
+    set_views(changes, len(store.cameras))
     state_dim = 0 if store.state is None else int(store.state.shape[1])
     if changes.get("state_dim", state_dim) not in (0, state_dim):
         raise InputError(f"model.state_dim is {changes['state_dim']}, the dataset's state has {state_dim} numbers")
@@ -205,8 +211,9 @@ def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[
 
     data, options = recipe.data, recipe.options
     before = VPDDProcessor.from_pretrained(folder)
-    if before.cameras != [data.camera]:
-        raise InputError(f"{folder} was trained on camera {', '.join(before.cameras)}, data.camera is {data.camera}")
+    cameras = camera_names(data)
+    if keep_statistics and before.cameras != cameras:  # a video model looks through any camera, a policy does not
+        raise InputError(f"{folder} acts on the cameras {before.cameras}, data.camera is {cameras}")
     rows = np.concatenate([np.arange(store.episode_from[e], store.episode_to[e]) for e in episodes])
     if keep_statistics and before.action_bins is not None and before.action_objective == config.action_objective:
         # Batches are encoded without looking; here, once, labels that these bins cannot express are an error.
@@ -224,7 +231,7 @@ def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[
         return before
     return VPDDProcessor.from_dataset_stats(
         np.asarray(store.action)[rows], np.asarray(store.state)[rows] if config.state_dim else None, before.tokenizer,
-        num_action_bins=config.num_action_bins, cameras=[data.camera], image_size=before.image_size,
+        num_action_bins=config.num_action_bins, cameras=cameras, image_size=data.image_size,
         history_frames=config.history_frames, history_stride=data.history_stride, chunk_size=config.chunk_size,
         execute=options.execute, action_objective=config.action_objective,
         max_instruction_length=before.max_instruction_length,

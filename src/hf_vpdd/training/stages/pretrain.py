@@ -10,13 +10,19 @@ from ..arguments import Recipe, build_config
 from ..loop import DiffusionTask, Evaluation, train
 from ..pictures import grid, to_uint8
 from .common import (
+    camera_names,
     check_model_type,
     choose_episodes,
+    flatten_codes,
     open_store,
+    pixels_from_uint8,
     quiet_transformers,
     require_model_folder,
+    resize,
     rows_of,
+    sample_groups,
     sentences_with_paraphrases,
+    set_views,
     spread,
     store_codes,
     weights_fingerprint,
@@ -29,17 +35,21 @@ def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     """Train a `VPDDForVideoPrediction` by `recipe` (see `load_recipe("pretrain", ...)`); returns its folder.
 
     Args:
-        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE in `init_from`, likewise.
+        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE in `init_from`, likewise (for
+            a store with views a list, one array per camera).
 
     Raises:
         InputError: no VQ-VAE in `init_from`, or one that does not fit the data or the model section.
     """
     folder = require_model_folder(recipe.init_from, "pretrain")
     check_model_type(folder, "vpdd_vqvae", "pretrain")
-    return train(PretrainTask(recipe, folder, open_store(recipe, store), codes), recipe).output_dir
+    store = open_store(recipe, store, video_only=True)
+    return train(PretrainTask(recipe, folder, store, flatten_codes(codes)), recipe).output_dir
 
 
 class PretrainTask(DiffusionTask):
+    """Windows of every root, each camera a row of its own (spec §3.4); among roots by `data.weights`."""
+
     def __init__(self, recipe: Recipe, vqvae_folder: Path, store, codes):
         from ...modeling.vpdd.modeling_vpdd import VPDDForVideoPrediction
         from ...modeling.vpdd.processing_vpdd import VPDDProcessor, train_tokenizer
@@ -49,7 +59,9 @@ class PretrainTask(DiffusionTask):
         with quiet_transformers():
             vqvae = VPDDVQVAE.from_pretrained(vqvae_folder, dtype=torch.float32)
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(recipe, store, vqvae, codes, fingerprint)
+        codes = store_codes(
+            recipe, store, vqvae, codes, fingerprint, recipe.model.get("head_image_size") or vqvae.config.image_size
+        )
         sentences = [s for group in sentences_with_paraphrases(sorted(set(store.episode_task))) for s in group]
         tokenizer = train_tokenizer(sentences, options.vocab_size, max_length=options.max_instruction_length)
         config = pretrain_config(recipe, vqvae.config, tokenizer, store)
@@ -58,7 +70,7 @@ class PretrainTask(DiffusionTask):
         self.model.model.vqvae.load_state_dict(vqvae.state_dict())
         self.recipe, self.options, self.store = recipe, options, store
         self.processor = VPDDProcessor.from_dataset_stats(
-            None, None, tokenizer, num_action_bins=config.num_action_bins, cameras=[data.camera],
+            None, None, tokenizer, num_action_bins=config.num_action_bins, cameras=camera_names(data),
             image_size=data.image_size, history_frames=config.history_frames, history_stride=data.history_stride,
             chunk_size=config.chunk_size, max_instruction_length=options.max_instruction_length,
         )  # fmt: skip
@@ -76,6 +88,7 @@ class PretrainTask(DiffusionTask):
             False,
         )
         self.num_samples = len(self.windows.train)
+        self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.fingerprints = {"dataset": store.fingerprint, "vqvae": fingerprint, "episodes": str(len(train_episodes))}
 
     def batch(self, indices):
@@ -113,6 +126,7 @@ def pretrain_config(recipe: Recipe, vqvae_config, tokenizer, store):
         text.get("max_position_embeddings", 0), recipe.options.max_instruction_length
     )
     section.setdefault("history_frames", vqvae_config.clip_frames)
+    set_views(section, len(camera_names(recipe.data)))
     if store.state is not None:
         section.setdefault("state_dim", int(store.state.shape[1]))
     if store.action is not None:
@@ -154,17 +168,26 @@ def video_metrics(model, windows: Windows, generator: torch.Generator, device: t
 
 
 def forecast_picture(model, windows: Windows, number: int, device: torch.device) -> np.ndarray:
-    """One row per sample: current frame, imagined future, the true future through the tokenizer, the true future."""
-    store, config = windows.store, model.config
-    chosen = spread(np.arange(len(windows.val)), number)
-    batch = tensors_only(windows.val.__getitems__(chosen.tolist()))
+    """One row per moment: current frame, imagined future, the true future through the tokenizer, the true future; and
+    the same through the other cameras that saw it, side by side."""
+    store, core = windows.store, model.model
+    moments = [windows.same_moment(position) for position in spread(windows.val_positions, number)]
+    positions = np.concatenate(moments)
+    batch = tensors_only(windows.subset(positions)[:])
     inputs = windows.inputs({k: v.to(device) for k, v in batch.items()}, None)
     truth = inputs.pop("video_codes")
     keep = {k: inputs[k] for k in ("history_codes", "pixel_values", "input_ids", "attention_mask") if k in inputs}
     generator = torch.Generator(device).manual_seed(0)
     codes = model.sample_video(**keep, num_inference_steps=4, generator=generator)
-    imagined, coded = (to_uint8(model.model.decode_video(c)[:, 0, -1]) for c in (codes, truth))
-    positions = windows.val_positions[chosen]
-    last = store.episode_to[store.frame_episode[positions]] - 1
-    now, future = store.frames[positions], store.frames[np.minimum(positions + config.predict_ahead, last)]
-    return grid([list(row) for row in zip(now, imagined, coded, future, strict=True)])
+    imagined, coded = (to_uint8(core.decode_video(c)[:, 0, -1]) for c in (codes, truth))
+    future = np.minimum(positions + model.config.predict_ahead, windows.last_frame(positions))
+    now, future = (
+        to_uint8(resize(pixels_from_uint8(torch.from_numpy(store.frames[rows])), imagined.shape[1]))
+        for rows in (positions, future)
+    )
+    pictures = list(zip(now, imagined, coded, future, strict=True))
+    rows, first = [], 0
+    for moment in moments:
+        rows.append([picture for view in pictures[first : first + len(moment)] for picture in view])
+        first += len(moment)
+    return grid(rows)

@@ -50,6 +50,17 @@ class Windows:
 
         return WindowDataset(self.store, self._codes, frame_indices=positions, **{**self._shape, **changes})
 
+    def last_frame(self, positions: np.ndarray) -> np.ndarray:
+        """The last frame of the episode of each of these frames."""
+        return self.store.episode_to[self.store.frame_episode[positions]] - 1
+
+    def same_moment(self, position: int) -> np.ndarray:
+        """This frame as every camera of a store of single cameras saw it; positions in the store."""
+        store = self.store
+        episode = store.frame_episode[position]
+        seen = np.flatnonzero(store.takes == store.takes[episode])
+        return store.episode_from[seen] + (position - store.episode_from[episode])
+
     def add_cotraining(self, episodes: list[int], number: int, stride: int) -> None:
         """Let every training batch also hold `number` windows of these episodes, for the video loss only."""
         self.cotrain_samples = number
