@@ -1,10 +1,10 @@
-"""Scenes with other bodies than the robot that is to learn: what foreign video is made of where there is no human video.
+"""Scenes with other bodies than the robot that is to learn: foreign video, where no human video can be had.
 
     scene = BodyScene("kitchen-microwave", image_size=64)
     scene.film(seed=1000, noise=0.2, length=96)          # uint8 (96, 64, 64, 3), 80 pictures a second
 
-Three bodies of gymnasium-robotics (pip install 'hf-vpdd[embodiment]'): Fetch's arm, the Adroit hand and a Franka arm in
-a kitchen. Each task has a script: a few points that the gripper or palm passes, seen from where the objects stand,
+Three bodies of gymnasium-robotics (pip install 'hf-vpdd[embodiment]'): Fetch's arm, the Adroit hand and a Franka arm
+in a kitchen. Each task has a script: a few points that the gripper or palm passes, chosen by where the objects stand,
 joined by minimum-jerk motion and disturbed by slow noise. No script checks whether it succeeded: the hand that misses
 the handle is video, too. What is recorded has neither states nor actions.
 """
@@ -211,7 +211,7 @@ class _Jointed:
     """A body with position servos: damped least squares over the arm's joints, step by step."""
 
     tip: str
-    gain, damping, lead = 0.5, 0.02, 0.25
+    gain, damping, lead = 0.15, 0.1, 0.15
 
     def __init__(self, scene: BodyScene):
         model = scene.model
@@ -355,8 +355,8 @@ def _adroit_relocate(scene, generator):
 
 def _adroit_pen(scene, generator):
     # The hand stands; wrist and fingers turn the pen. The next grip begins before the last is complete.
-    grips = generator.uniform(0.1, 0.6, 6)
-    return [Waypoint(_near(generator, scene.tip, 0.03), grip, 0.22) for grip in grips]
+    grips = generator.uniform(0.15, 0.5, 6)
+    return [Waypoint(_near(generator, scene.tip, 0.015), grip, 0.22) for grip in grips]
 
 
 def _kitchen_microwave(scene, generator):
@@ -439,15 +439,20 @@ def _quaternion(rotation: np.ndarray) -> np.ndarray:
 def _make(environment: str) -> Any:
     try:
         import gymnasium
-        import gymnasium_robotics
     except ModuleNotFoundError as error:
-        raise InputError(
-            f"video of other bodies needs {error.name}; install it with: pip install 'hf-vpdd[embodiment]'"
-        ) from None
+        raise InputError(_missing(error)) from None
     level = gymnasium.logger.min_level
     gymnasium.logger.min_level = gymnasium.logger.ERROR  # hints about rewards of other versions; none are used here
     try:
+        import gymnasium_robotics
+
         gymnasium.register_envs(gymnasium_robotics)
         return gymnasium.make(environment, disable_env_checker=True).unwrapped
+    except ModuleNotFoundError as error:
+        raise InputError(_missing(error)) from None
     finally:
         gymnasium.logger.min_level = level
+
+
+def _missing(error: ModuleNotFoundError) -> str:
+    return f"video of other bodies needs {error.name}; install it with: pip install 'hf-vpdd[embodiment]'"
