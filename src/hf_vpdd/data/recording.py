@@ -33,10 +33,10 @@ import numpy as np
 from ..envs.protocols import FIRST_EVALUATION_SEED, FPS, PROTOCOLS
 from ..errors import InputError
 from ..files import atomic_path, atomic_write_text
-from .recording_sources import MAX_ATTEMPTS, SOURCES, demonstrate, keyed_generator
+from .recording_sources import MAX_ATTEMPTS, SOURCES, STEPS_AFTER_SUCCESS, demonstrate, keyed_generator
 
 
-__all__ = ["RecordingPlan", "demonstrate", "record"]
+__all__ = ["MAX_ATTEMPTS", "STEPS_AFTER_SUCCESS", "RecordingPlan", "demonstrate", "record"]
 
 
 NOISE_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5)  # standard deviation, in units of the action (1 = 1 cm a step)
