@@ -1,8 +1,7 @@
 """`hf-vpdd compare`: what video pre-training is worth when demonstrations are few; two studies, both resumable.
 
 hf-vpdd compare --config recipes/metaworld_tiny.yaml --demos 2 5 --seeds 3 --draws 2 --out outputs/few_shot
-hf-vpdd compare --study embodiment --config recipes/metaworld_tiny.yaml --demos 2 --seeds 3 \
-    --other data/fetch data/adroit data/kitchen --out outputs/embodiment
+hf-vpdd compare --study embodiment --config recipes/metaworld_tiny.yaml --demos 2 --other data/fetch data/adroit
 """
 
 import argparse
