@@ -4,6 +4,7 @@
     python benchmarks/sampler_quality.py --quick              # under a minute on 2 cores: that it runs, no result
     python benchmarks/sampler_quality.py --only "ancestral, 4" "halton, 4"
     python benchmarks/sampler_quality.py --json               # one object a line: name, ms, ratio, peak_mb, and more
+    python benchmarks/sampler_quality.py --report --write benchmarks/sampler_quality.md   # the table of what is there
 
 Three measurements of each row, all with the same weights:
 
@@ -353,55 +354,12 @@ def markdown(lines: list[dict]) -> str:
     return "\n".join(out)
 
 
-def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few rows and episodes: under a minute on 2 cores")
-    parser.add_argument("--json", action="store_true", help="one JSON object a line")
-    parser.add_argument("--policy", help="folder of a checkpoint; the shipped one if not given")
-    parser.add_argument("--out", type=Path, help="what is measured already; outputs/sampler_quality if not given")
-    parser.add_argument("--tasks", default="mt10", help="as in `hf-vpdd eval`")
-    parser.add_argument("--episodes", type=int, default=10, help="per task and sampler")
-    parser.add_argument("--seed", type=int, default=100000, help="of the first episode of each task")
-    parser.add_argument("--max-steps", type=int, help="of an episode; the protocol's own number if not given")
-    parser.add_argument("--token-episodes", type=int, default=4, help="expert episodes per task for the tokens")
-    parser.add_argument("--moments", type=int, default=4, help="observations of each")
-    parser.add_argument("--repeats", type=int, default=15, help="plans to time, at most")
-    parser.add_argument("--workers", type=int, default=1, help="simulator processes")
-    parser.add_argument("--envs", type=int, default=8, help="episodes side by side")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows and the reference's tokens")
-    args = parser.parse_args(argv)
-
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported
-    from hf_vpdd.envs.gl import configure_gl
+def measure(args, rows, policies, kept: Kept) -> None:
+    """All that is not there yet, cheap things first."""
     from hf_vpdd.envs.tasks import resolve_tasks
-    from hf_vpdd.errors import InputError
     from hf_vpdd.evaluation.episodes import make_episodes
-    from hf_vpdd.evaluation.policies import identity, load_policy
-    from hf_vpdd.registration import DEFAULT_CHECKPOINT
 
-    rows = [row for row in ROWS if not args.quick or row.name in QUICK]
-    if args.only:
-        unknown = sorted(set(args.only) - {row.name for row in ROWS})
-        if unknown:
-            raise InputError(f"--only: there is no row {unknown[0]!r}; there are {[row.name for row in ROWS]}")
-        rows = [row for row in ROWS if row.name in args.only]
-    args.policy = args.policy or str(DEFAULT_CHECKPOINT)
-    args.out = args.out or Path("outputs/sampler_quality_quick" if args.quick else "outputs/sampler_quality")
-    if args.quick:
-        args.tasks, args.episodes, args.token_episodes, args.moments = "quickstart", 1, 1, 2
-        args.repeats, args.max_steps = 5, args.max_steps or 60
-    configure_gl()
-    policies = {row.name: load_policy(args.policy, **row.options) for row in rows}
     any_policy = next(iter(policies.values()))
-    setting = {
-        "checkpoint": hashlib.sha256(
-            json.dumps({**identity(any_policy, "", args.policy), "sampling": None}, sort_keys=True).encode()
-        ).hexdigest(),
-        "tasks": args.tasks, "episodes": args.episodes, "seed": args.seed, "max_steps": args.max_steps,
-        "token_episodes": args.token_episodes, "moments": args.moments,
-    }  # fmt: skip
-    kept = Kept(args.out / "rows.json", setting)
-
     seen = observations(any_policy, args, resolve_tasks(args.tasks))
     future, present = (real_codes(any_policy, seen[name]) for name in ("future", "frame"))
     kept.put("copy of the present", "tokens", compare_copy(present, future))
@@ -422,12 +380,83 @@ def main(argv: list[str] | None = None) -> int:
             kept.put(row.name, "episodes", results)
             print(markdown(gather([row], kept)).splitlines()[-1], file=sys.stderr, flush=True)
 
+
+BEGIN, END = "<!-- table: written by sampler_quality.py -->", "<!-- end of the table -->"
+
+
+def write_table(path: Path, table: str) -> None:
+    """Puts the table, and where it comes from, between the marks in a page; the words around it stay."""
+    from hf_vpdd.errors import InputError
+    from hf_vpdd.evaluation.results import provenance
+    from hf_vpdd.files import atomic_write_text
+
+    page = path.read_text(encoding="utf-8")
+    if BEGIN not in page or END not in page:
+        raise InputError(f"--write: {path} lacks the marks {BEGIN!r} and {END!r} that say where the table goes")
+    origin = provenance()
+    source = f"Written on {origin['date'][:10]} from runs on {origin['machine']}, torch {origin['versions']['torch']}."
+    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
+    atomic_write_text(path, f"{before}{BEGIN}\n\n{table}\n\n{source}\n\n{after}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few rows and episodes: under a minute on 2 cores")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    parser.add_argument("--policy", help="folder of a checkpoint; the shipped one if not given")
+    parser.add_argument("--out", type=Path, help="what is measured already; outputs/sampler_quality if not given")
+    parser.add_argument("--tasks", default="mt10", help="as in `hf-vpdd eval`")
+    parser.add_argument("--episodes", type=int, default=10, help="per task and sampler")
+    parser.add_argument("--seed", type=int, default=100000, help="of the first episode of each task")
+    parser.add_argument("--max-steps", type=int, help="of an episode; the protocol's own number if not given")
+    parser.add_argument("--token-episodes", type=int, default=4, help="expert episodes per task for the tokens")
+    parser.add_argument("--moments", type=int, default=4, help="observations of each")
+    parser.add_argument("--repeats", type=int, default=15, help="plans to time, at most")
+    parser.add_argument("--workers", type=int, default=1, help="simulator processes")
+    parser.add_argument("--envs", type=int, default=8, help="episodes side by side")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="these rows and the reference's tokens")
+    parser.add_argument("--report", action="store_true", help="measure nothing more: what is there already")
+    parser.add_argument("--write", type=Path, metavar="PAGE", help="put the table between the marks in this page")
+    args = parser.parse_args(argv)
+
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch reads it when it is imported
+    from hf_vpdd.envs.gl import configure_gl
+    from hf_vpdd.errors import InputError
+    from hf_vpdd.evaluation.policies import identity, load_policy
+    from hf_vpdd.registration import DEFAULT_CHECKPOINT
+
+    rows = [row for row in ROWS if not args.quick or row.name in QUICK]
+    if args.only:
+        unknown = sorted(set(args.only) - {row.name for row in ROWS})
+        if unknown:
+            raise InputError(f"--only: there is no row {unknown[0]!r}; there are {[row.name for row in ROWS]}")
+        rows = [row for row in ROWS if row.name in args.only]
+    args.policy = args.policy or str(DEFAULT_CHECKPOINT)
+    args.out = args.out or Path("outputs/sampler_quality_quick" if args.quick else "outputs/sampler_quality")
+    if args.quick:
+        args.tasks, args.episodes, args.token_episodes, args.moments = "quickstart", 1, 1, 2
+        args.repeats, args.max_steps = 5, args.max_steps or 60
+    configure_gl()
+    policies = {row.name: load_policy(args.policy, **row.options) for row in rows}
+    weights = {**identity(next(iter(policies.values())), "", args.policy), "sampling": None}
+    weights.pop("real_time", None)
+    setting = {
+        "checkpoint": hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest(),
+        "tasks": args.tasks, "episodes": args.episodes, "seed": args.seed, "max_steps": args.max_steps,
+        "token_episodes": args.token_episodes, "moments": args.moments,
+    }  # fmt: skip
+    kept = Kept(args.out / "rows.json", setting)
+
+    if not args.report:
+        measure(args, rows, policies, kept)
     lines = gather([*rows, Row("copy of the present")], kept)
     if args.json:
         for line in lines:
             print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}))
     else:
         print(markdown(lines))
+    if args.write:
+        write_table(args.write, markdown(lines))
     return 0
 
 

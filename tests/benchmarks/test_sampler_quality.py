@@ -54,6 +54,16 @@ def test_runs_and_goes_on(benchmark, tmp_path, capsys, monkeypatch):
         monkeypatch.setattr(benchmark, name, None)
     assert benchmark.main([*words, "--only", benchmark.DEFAULT]) == 0
     assert json.loads(capsys.readouterr().out.splitlines()[0]) == default
+    page = tmp_path / "page.md"
+    page.write_text(f"# Before\n\n{benchmark.BEGIN}\nold\n{benchmark.END}\n\nAfter\n")
+    assert benchmark.main([*words, "--report", "--write", str(page)]) == 0
+    text = page.read_text()
+    assert "old" not in text and text.startswith("# Before") and text.endswith("After\n")
+    assert "| ancestral, 4 (default) | " in text and "| halton, 4 | – |" in text  # what is not measured is a dash
+    page.write_text("no marks")
+    with pytest.raises(InputError, match="lacks the marks"):
+        benchmark.main([*words, "--report", "--write", str(page)])
+    capsys.readouterr()
     with pytest.raises(InputError, match="measured with other settings"):
         benchmark.main([*words, "--seed", "7"])
     with pytest.raises(InputError, match="no row 'ddim'"):
