@@ -220,10 +220,10 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         scale = torch.full_like(timesteps, steps, dtype=torch.float64)
         if timestep_probs is not None:
             scale = 1 / timestep_probs.double()
-        logits, weights = logits.float(), 1.0 if position_weights is None else position_weights.float()
+        weights = 1.0 if position_weights is None else position_weights.float()
 
         if kind == "ce":
-            aux = F.cross_entropy(logits.transpose(1, 2), x_0, reduction="none")
+            aux = F.cross_entropy(logits.float().transpose(1, 2), x_0, reduction="none")
             weights = weights * (x_t != x_0)
             loss = (aux * weights).sum(-1) * (scale / steps).float()
             tiny = torch.finfo(torch.float32).tiny
