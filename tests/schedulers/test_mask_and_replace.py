@@ -115,6 +115,11 @@ def test_importance_sampling_and_its_state():
     assert torch.equal(again[0], t) and torch.equal(again[1], p)
     with pytest.raises(InputError, match="Lt_history"):
         MaskAndReplaceScheduler().load_state_dict(scheduler.state_dict())
+    before = scheduler.state_dict()
+    scheduler.update_importance(torch.tensor([1, 2]), torch.tensor([float("nan"), float("inf")]))
+    assert all(torch.equal(x, before[name]) for name, x in scheduler.state_dict().items())
+    with pytest.raises(InputError, match="Lt_count.*damaged"):
+        scheduler.load_state_dict({**before, "Lt_count": before["Lt_count"] * float("nan")})
 
 
 # ---- sampling side -------------------------------------------------------------------------------------------------
@@ -320,7 +325,14 @@ def test_bad_input():
         (lambda: scheduler.loss(logits[..., :3], x_0, x_0, t, n), "logits"),
         (lambda: scheduler.loss(logits, x_0, x_0, t, n, position_weights=torch.ones(2, 1)), "position_weights"),
         (lambda: scheduler.loss(logits, x_0, x_0, t, n, kind="mse"), "'vb' or 'ce'"),
+        (lambda: scheduler.loss(logits, x_0, x_0, t, n, timestep_probs=torch.ones(3)), "timestep_probs"),
+        (lambda: scheduler.loss(logits, x_0, x_0[:1], t, n), r"\(B,\)"),
         (lambda: scheduler.step(logits[:1], 3, x_0, n), "logits"),
+        (lambda: scheduler.step(logits, 3, x_0 + n + 1, n), "outside this vocabulary's 0..4"),
+        (lambda: scheduler.posterior(x_0 - 1, 3, n, logits=logits), "outside this vocabulary"),
+        (lambda: scheduler.step(logits.index_fill(1, torch.tensor(2), float("nan")), 3, x_0, n), r"position \(0, 2\)"),
+        (lambda: scheduler.step(logits + float("inf"), 3, x_0, n), r"position \(0, 0\)"),
+        (lambda: scheduler.step(logits - float("inf"), 3, x_0, n), r"-inf for every class"),
         (lambda: scheduler.step(logits, 100, x_0, n), "timestep"),
         (lambda: scheduler.step(logits, 3, x_0, n, prev_timestep=3), "prev_timestep"),
         (lambda: scheduler.posterior(x_0, 3, n), "either"),

@@ -213,12 +213,14 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         """
         self._check(x_0, timesteps, num_classes, masks=False)
         self._check(x_t, timesteps, num_classes, masks=True)
-        self._check_logits(logits, x_t, num_classes)
+        self._check_logits(logits, x_t, num_classes, values=False)  # training counts losses that are not finite
         if x_0.shape != x_t.shape or (position_weights is not None and position_weights.shape != x_0.shape):
             raise InputError(f"loss: x_0 {tuple(x_0.shape)}, x_t {tuple(x_t.shape)} and position_weights must agree.")
         steps = self.config.num_train_timesteps
         scale = torch.full_like(timesteps, steps, dtype=torch.float64)
         if timestep_probs is not None:
+            if timestep_probs.shape != timesteps.shape:
+                raise InputError(f"timestep_probs {tuple(timestep_probs.shape)} must be (B,), as the timesteps.")
             scale = 1 / timestep_probs.double()
         weights = 1.0 if position_weights is None else position_weights.float()
 
@@ -257,9 +259,12 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     @torch.no_grad()
     def update_importance(self, timesteps: torch.Tensor, variational: torch.Tensor):
-        """Feed L_t (B,) (summed over modalities) to the history; processes share it when torch.distributed runs."""
+        """Feed L_t (B,) (summed over modalities) to the history; processes share it when torch.distributed runs. Losses
+        that are not finite are left out: one of them would spoil every later draw."""
         seen = torch.zeros(2, len(self.Lt_history), dtype=torch.float64, device=timesteps.device)
-        seen.index_add_(1, timesteps, torch.stack([variational.double() ** 2, torch.ones_like(variational).double()]))
+        finite = torch.isfinite(variational)
+        squares = torch.where(finite, variational, 0.0).double() ** 2
+        seen.index_add_(1, timesteps, torch.stack([squares, finite.double()]))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(seen)
         squares, count = seen
@@ -278,6 +283,8 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
                     f"Scheduler state: {name} is missing or not of length num_train_timesteps="
                     f"{self.config.num_train_timesteps}; it belongs to another schedule."
                 )
+            if not bool((torch.isfinite(state[name]) & (state[name] >= 0)).all()):
+                raise InputError(f"Scheduler state: {name} has values that are not finite or below 0; it is damaged.")
             setattr(self, name, state[name].detach().clone().double())
 
     # ---- sampling -------------------------------------------------------------------------------------------------
@@ -359,10 +366,21 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
                 raise InputError(f"timesteps must lie in {lowest}..{self.config.num_train_timesteps - 1}.")
 
     @staticmethod
-    def _check_logits(logits: torch.Tensor, sample: torch.Tensor, num_classes: int):
+    def _check_logits(logits: torch.Tensor, sample: torch.Tensor, num_classes: int, values: bool = True):
         if logits.shape != (*sample.shape, num_classes):
             want = (*sample.shape, num_classes)
             raise InputError(f"logits are {tuple(logits.shape)}, expected {want}: (B, L, num_classes).")
+        if not values or not logits.is_cpu or not logits.numel() or torch.compiler.is_compiling():
+            return
+        if int(sample.min()) < 0 or int(sample.max()) > num_classes:
+            span = f"{int(sample.min())}..{int(sample.max())}"
+            raise InputError(f"Tokens span {span}, outside this vocabulary's 0..{num_classes} (MASK).")
+        finite = torch.isfinite(logits.amax(-1))  # a class may be ruled out by -inf
+        if not bool(finite.all()):
+            where = tuple(int(i) for i in (~finite).nonzero()[0])
+            raise InputError(
+                f"logits at position {where} are NaN, infinite, or -inf for every class: nothing can be drawn from them."
+            )
 
     def __len__(self):
         return self.config.num_train_timesteps
