@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import resource
@@ -25,7 +26,7 @@ def once(function: Callable[[], object], device: str = "cpu") -> float:
 
 
 def take_turns(functions: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
-    """Median milliseconds of each after a call that does not count; in turns, so that a busy machine hits all alike."""
+    """Median milliseconds of each after a call that does not count; in turns, so that other work hits all alike."""
     for function in functions.values():
         once(function, device)
     times: dict[str, list[float]] = {name: [] for name in functions}
@@ -47,8 +48,8 @@ def resident_mb(peak: bool = False) -> float:
 
 
 def added_mb(function: Callable[[], object], device: str = "cpu") -> float:
-    """Peak memory of one call beyond what is there already. On a CPU this is the process's own peak, so call it in a
-    fresh process (`in_child`) whose earlier peaks were lower."""
+    """Peak memory of one call beyond what is there already: the allocator's on a GPU, else the operating system's. For
+    the latter call it in a fresh process (`in_child`)."""
     if device.startswith("cuda"):
         import torch
 
@@ -58,6 +59,8 @@ def added_mb(function: Callable[[], object], device: str = "cpu") -> float:
         function()
         torch.cuda.synchronize()
         return (torch.cuda.max_memory_allocated() - before) / 2**20
+    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # forget earlier peaks; where that cannot be, they were lower or hide this one
     before = resident_mb()
     function()
     return resident_mb(peak=True) - before

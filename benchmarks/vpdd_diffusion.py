@@ -63,9 +63,7 @@ class Case:
         else:
             parts = [
                 self.scheduler.loss(logits, clean, noisy, self.t, classes, self.probs).loss * tokens
-                for logits, clean, noisy, classes, tokens in zip(
-                    self.logits, self.clean, self.noisy, CLASSES, TOKENS
-                )
+                for logits, clean, noisy, classes, tokens in zip(self.logits, self.clean, self.noisy, CLASSES, TOKENS)
             ]
             loss = sum(parts) / sum(TOKENS)
         for logits in self.logits:
@@ -112,37 +110,38 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, help="of the training loss; 8, or 2 with --quick")
     parser.add_argument("--repeats", type=int, help="turns of each side")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--memory-of", nargs=2, metavar=("WHAT", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     batch = args.batch or (2 if args.quick else 8)
 
     from reporting import added_mb, in_child, print_rows, take_turns
 
-    if args.memory_of:  # in a process of its own
-        what, side = args.memory_of
-        case = Case(batch, args.device)
-        getattr(Case(1, args.device), what)(side)  # libraries and tables are not the call's memory
-        print(json.dumps({"mb": added_mb(lambda: getattr(case, what)(side), args.device)}))
+    sizes = {"step": 1, "loss": batch}
+    if args.memory_of:  # in a process of its own, the smaller peak first
+        measured = {}
+        for what, size in sizes.items():
+            case = Case(size, args.device)
+            getattr(Case(1, args.device), what)(args.memory_of)  # libraries and tables are not the call's memory
+            measured[what] = added_mb(lambda: getattr(case, what)(args.memory_of), args.device)
+        print(json.dumps(measured))
         return 0
 
     repeats = args.repeats or (3 if args.quick else 9)
-    rows, memory = [], {}
-    for what, label, size in (
-        ("loss", f"training loss, batch of {batch}", batch),
-        ("step", "reverse step, batch of 1", 1),
-    ):
-        case = Case(size, args.device)
+    child = ["--batch", str(batch), "--device", args.device, "--memory-of"]
+    memory = {side: in_child([*child, side]) for side in SIDES}
+    rows = []
+    for what, label in (("loss", f"training loss, batch of {batch}"), ("step", "reverse step, batch of 1")):
+        case = Case(sizes[what], args.device)
         case.check()
         times = take_turns({side: lambda side=side: getattr(case, what)(side) for side in SIDES}, repeats, args.device)
         for side in SIDES:
-            child = ["--memory-of", what, side, "--batch", str(size), "--device", args.device]
-            memory[what, side] = in_child(child)["mb"]
-            ratio = times["dense"] / times[side]
             name = f"{label}, {'dense' if side == 'dense' else 'closed form'}"
-            rows.append({"name": name, "ms": times[side], "ratio": ratio, "peak_mb": memory[what, side]})
-    less = memory["loss", "dense"] / memory["loss", "closed"]
-    name = "training loss, dense memory beside ours"
-    rows.append({"name": name, "ms": None, "ratio": less, "peak_mb": memory["loss", "closed"]})
+            ratio = times["dense"] / times[side]
+            rows.append({"name": name, "ms": times[side], "ratio": ratio, "peak_mb": memory[side][what]})
+    ours, theirs = (memory[side]["loss"] for side in ("closed", "dense"))
+    rows.append(
+        {"name": "training loss, dense memory beside ours", "ms": None, "ratio": theirs / ours, "peak_mb": ours}
+    )
     print_rows(rows, args.json)
     return 0
 

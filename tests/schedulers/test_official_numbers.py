@@ -142,8 +142,6 @@ def test_marginals_of_both_vocabularies():
                     torch.testing.assert_close(mine[:, 0].log().float(), theirs[:, c, i], rtol=0, atol=1e-3)
 
 
-
-
 # ---- whole losses, from the networks' outputs (needs the whole golden set) ------------------------------------------
 
 

@@ -97,8 +97,8 @@ class ClassSums(torch.autograd.Function):
 
 def bound(logits: torch.Tensor, x_0: torch.Tensor, x_t: torch.Tensor, j: Jump):
     """kl, nll, aux per position in closed form. Only sums over classes see (B, L, K), in float32 (`ClassSums`; its
-    `excess` is the sum over the other classes of log(W_i / (replace_s S))); what the classes x_0 and k = x_t contribute
-    is gathered and done in float64 logs, where the tiny mass does not cancel.
+    `excess` is the sum over the other classes of log(W_i / (replace_s S))); what the classes x_0 and k = x_t
+    contribute is gathered and done in float64 logs, where the tiny mass does not cancel.
 
     p(i) = (keep [i=k] + replace) W_i / replace_t, W_i = keep_s p_i z_i + replace_s S, S = sum_i p_i z_i; q(i) the
     same with p one-hot at x_0; z_k = replace_t / (keep_t + replace_t), other z_i = 1. MASK: no k, and S = 1.

@@ -259,8 +259,8 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     @torch.no_grad()
     def update_importance(self, timesteps: torch.Tensor, variational: torch.Tensor):
-        """Feed L_t (B,) (summed over modalities) to the history; processes share it when torch.distributed runs. Losses
-        that are not finite are left out: one of them would spoil every later draw."""
+        """Feed L_t (B,) (summed over modalities) to the history; processes share it when torch.distributed runs.
+        Losses that are not finite are left out: one of them would spoil every later draw."""
         seen = torch.zeros(2, len(self.Lt_history), dtype=torch.float64, device=timesteps.device)
         finite = torch.isfinite(variational)
         squares = torch.where(finite, variational, 0.0).double() ** 2
@@ -379,7 +379,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         if not bool(finite.all()):
             where = tuple(int(i) for i in (~finite).nonzero()[0])
             raise InputError(
-                f"logits at position {where} are NaN, infinite, or -inf for every class: nothing can be drawn from them."
+                f"logits at position {where} are NaN, infinite, or -inf for every class; nothing can be drawn."
             )
 
     def __len__(self):
