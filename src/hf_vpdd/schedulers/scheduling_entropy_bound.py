@@ -22,7 +22,7 @@ class EntropyBoundScheduler(MaskAndReplaceScheduler):
     its share of masks (`network_timesteps`).
 
     Args: as in [`MaskAndReplaceScheduler`], whose configuration and weights it shares. Its own is
-        entropy_bound (`float`, defaults to 8.0): in nats, for each step and modality.
+        entropy_bound (`float`, defaults to 32.0): in nats, for each step and modality.
     """
 
     adaptive = True
@@ -48,9 +48,9 @@ class EntropyBoundScheduler(MaskAndReplaceScheduler):
         self._check_step(logits, sample, num_classes, temperature)
         x_0 = self.draw_start(logits, temperature, uniform(sample.shape, generator, sample.device))
         log_p = torch.log_softmax(logits.float(), -1)
-        entropy = -(log_p.exp() * log_p).sum(-1).double().masked_fill(sample != num_classes, torch.inf)
+        entropy = (log_p.exp() * log_p).sum(-1).neg().double().masked_fill(sample != num_classes, torch.inf)
         rising = entropy.sort(-1).values
-        together = rising.cumsum(-1) - rising  # the largest is not counted; inf - inf is no number, and not below
+        together = rising.cumsum(-1) - rising  # the last is not counted; at visible ones inf - inf, never below a bound
         count = (together <= self.config.entropy_bound).sum(-1, keepdim=True)
         share = self.masked_share(timestep, prev_timestep, sample.device)
         everything = how_many(sample, torch.zeros_like(share), num_classes)

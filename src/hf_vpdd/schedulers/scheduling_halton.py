@@ -22,7 +22,7 @@ def radical_inverse(numbers: torch.Tensor, base: int) -> torch.Tensor:
 
 
 @lru_cache(maxsize=32)
-def reveal_ranks(length: int, grid: tuple[int, int] | None) -> torch.Tensor:
+def reveal_ranks(length: int, grid: tuple[int, int] | None = None, device: torch.device | None = None) -> torch.Tensor:
     """When each position is revealed, int64 (length,): 0 first.
 
     On a grid (h, w): the cells in the order in which the 2-D Halton sequence (bases 2 and 3) first meets them; several
@@ -43,7 +43,13 @@ def reveal_ranks(length: int, grid: tuple[int, int] | None) -> torch.Tensor:
         first = torch.full((cells,), points).scatter_reduce_(0, visits, index, "amin")
         visits = torch.unique(visits)
         points *= 2
-    return (ranks(first.argsort()) * planes + torch.arange(planes)[:, None]).flatten()
+    return (ranks(first.argsort()) * planes + torch.arange(planes)[:, None]).flatten().to(device)
+
+
+@torch.compiler.assume_constant_result
+def constant_ranks(length: int, grid: tuple[int, int] | None, device: torch.device) -> torch.Tensor:
+    """`reveal_ranks` for a graph: looked up when it is traced."""
+    return reveal_ranks(length, grid, device)
 
 
 class HaltonScheduler(MaskAndReplaceScheduler):
@@ -82,7 +88,7 @@ class HaltonScheduler(MaskAndReplaceScheduler):
         if grid is not None and length % (grid[0] * grid[1]):
             raise InputError(f"grid: {length} tokens are no whole number of pictures of {grid[0]} x {grid[1]} tokens.")
         x_0 = self.draw_start(logits, temperature, uniform(sample.shape, generator, sample.device))
-        score = -reveal_ranks(length, grid).to(sample.device).double()
+        score = -constant_ranks(length, grid, sample.device).double()
         share = self.masked_share(timestep, prev_timestep, sample.device)
         count = how_many(sample, share, num_classes)
         prev_sample = reveal(sample, x_0, score.expand(sample.shape), count, num_classes)

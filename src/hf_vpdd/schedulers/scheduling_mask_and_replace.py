@@ -22,7 +22,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
 from ..errors import InputError
-from .categorical import draw, truncate, uniform
+from .categorical import draw, nucleus, truncate, uniform
 from .mask_and_replace_kernel import NEVER, Jump, bound, reverse
 
 
@@ -65,7 +65,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         truncation (`float`, *optional*, defaults to 0.88): sampling keeps the likeliest classes up to this mass.
         auxiliary_weight (`float`, defaults to 5e-4): weight of the auxiliary cross entropy in the "vb" loss.
         trained_alphas_cumprod, trained_gammas_cumprod (`list[float]`, *optional*): an own schedule, T values each.
-        choice_temperature (`float`, defaults to 0), entropy_bound (`float`, defaults to 8.0): of
+        choice_temperature (`float`, defaults to 0), entropy_bound (`float`, defaults to 32.0): of
             [`ConfidenceScheduler`] and [`EntropyBoundScheduler`], which share this configuration. Not read here.
     """
 
@@ -83,7 +83,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         trained_alphas_cumprod: list[float] | None = None,
         trained_gammas_cumprod: list[float] | None = None,
         choice_temperature: float = 0.0,
-        entropy_bound: float = 8.0,
+        entropy_bound: float = 32.0,
     ):
         steps = num_train_timesteps
         if steps < 2:
@@ -373,7 +373,10 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     def draw_start(self, logits: torch.Tensor, temperature: float, u: torch.Tensor) -> torch.Tensor:
         """x_0 ~ `predict_start`, int64 (B, L); u float64 (B, L) in [0, 1)."""
-        return logits.argmax(-1) if temperature == 0 else draw(self.predict_start(logits, temperature), u)
+        if temperature == 0:
+            return logits.argmax(-1)
+        probs, mass = torch.softmax(logits.float() / temperature, dim=-1), self.config.truncation
+        return draw(probs if mass is None else nucleus(probs, mass), u)
 
     @staticmethod
     def _output(prev_sample: torch.Tensor, x_0: torch.Tensor, return_dict: bool):

@@ -44,6 +44,7 @@ def embed_time(embedding: nn.Module, timesteps: torch.Tensor, context: dict[str,
     return (embedding(timesteps) if table is None else table[timesteps])[:, None]
 
 
-def time_table(embedding: nn.Module, steps: int, device: torch.device) -> torch.Tensor:
-    """Every timestep embedded, (steps, size): made once a plan, read at every step."""
-    return embedding(torch.arange(steps, device=device))
+def time_table(embedding: nn.Module, timesteps: torch.Tensor, steps: int) -> torch.Tensor:
+    """The `timesteps` of a plan (n,) embedded once, as rows of a table (steps, size); other rows are zero."""
+    rows = embedding(timesteps)
+    return rows.new_zeros(steps, rows.shape[-1]).index_copy(0, timesteps, rows)

@@ -12,6 +12,7 @@ head's prefix, exact), and the actions are unmasked in `action_steps` passes tha
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 
 import torch
 from transformers.utils import ModelOutput
@@ -115,7 +116,7 @@ class Guide:
     """
 
     def __init__(self, scale: float, config):
-        if not (isinstance(scale, (int, float)) and 0 <= scale < float("inf")):
+        if not (isinstance(scale, Real) and 0 <= scale < float("inf")):
             raise InputError(f"guidance_scale: must be a number from 0 up (1: no guidance), got {scale!r}.")
         self.scale = scale
         self.active = scale != 1
@@ -163,6 +164,17 @@ class _Callback:
 class VideoSamplingMixin:
     """`sample_video`, for models with a `VPDDModel` in `model` and a `scheduler`."""
 
+    def compile_steps(self, **options) -> None:
+        """`torch.compile`s in place what every step of a plan evaluates, each as one graph; options as there.
+
+        Shapes are fixed by the configuration, so only another batch size compiles again.
+        """
+        options = {"fullgraph": True, **options}
+        self.model.trunk.compile(**options)
+        if (head := getattr(self, "action_head", None)) is not None:
+            head.encode_forecast = torch.compile(head.encode_forecast, **options)
+            head.decode = torch.compile(head.decode, **options)
+
     @torch.no_grad()
     def sample_video(
         self,
@@ -192,7 +204,7 @@ class VideoSamplingMixin:
         """
         if self.config.action_objective == "regression":
             raise InputError("sample_video: this policy is behaviour cloning (regression); it imagines no future.")
-        if not (isinstance(num_clips, int) and num_clips >= 1):
+        if not (isinstance(num_clips, Integral) and num_clips >= 1):
             raise InputError(f"num_clips: must be a whole number from 1 up, got {num_clips!r}.")
         check_steps("num_inference_steps", num_inference_steps, self.config)
         guide = Guide(guidance_scale, self.config)
@@ -204,7 +216,8 @@ class VideoSamplingMixin:
         while len(clips) < num_clips:
             if clips and self.config.image_channels:  # this trunk reads pixels too
                 pixel_values = self.model.decode_video(codes).to(self.model.vqvae.dtype)
-            context = plan_context(self.model, prompt, guide.double(codes), guide.double(pixel_values))
+            context = self.model.encode_context(prompt, guide.double(codes), guide.double(pixel_values))
+            tabulate(scheduler, num_inference_steps, codes.device, (self.model.trunk.timestep_embed, context))
             video = new_video(self, scheduler, codes, temperature)
 
             def evaluate(timesteps, video=video, context=context):
@@ -285,10 +298,14 @@ class PolicySamplingMixin(VideoSamplingMixin):
 
         # what stays the same at every step
         prompt, pixels = guide.double_prompt(prompt), guide.double(pixel_values)
-        context = plan_context(self.model, prompt, guide.double(codes), pixels)
+        context = self.model.encode_context(prompt, guide.double(codes), pixels)
         head_context = self.head_context(context, prompt, guide.double(state), pixels, codes.shape[1])
-        head_context["time_table"] = time_table(
-            self.action_head.timestep_embed, config.num_train_timesteps, codes.device
+        tabulate(
+            scheduler,
+            num_inference_steps,
+            codes.device,
+            (self.model.trunk.timestep_embed, context),
+            (self.action_head.timestep_embed, head_context),
         )
 
         def look(timesteps):
@@ -347,15 +364,17 @@ def choose_sampler(model, scheduler: MaskAndReplaceScheduler | None, name: str |
 
 
 def check_steps(name: str, steps: int | None, config) -> None:
-    if steps is not None and not (isinstance(steps, int) and 1 <= steps <= config.num_train_timesteps):
+    if steps is not None and not (isinstance(steps, Integral) and 1 <= steps <= config.num_train_timesteps):
         raise InputError(f"{name}: must lie in 1..{config.num_train_timesteps}, got {steps!r}.")
 
 
-def plan_context(model, prompt: torch.Tensor, codes: torch.Tensor, pixel_values: torch.Tensor | None) -> dict:
-    """The trunk's context of a plan, with every timestep embedded."""
-    context = model.encode_context(prompt, codes, pixel_values)
-    context["time_table"] = time_table(model.trunk.timestep_embed, model.config.num_train_timesteps, codes.device)
-    return context
+def tabulate(scheduler: MaskAndReplaceScheduler, steps: int, device: torch.device, *pairs: tuple) -> None:
+    """Embeds the timesteps of a plan once for all its steps. pairs: of a `timestep_embed` and the context of its
+    module, which gets a `time_table`."""
+    scheduler.set_timesteps(steps)
+    timesteps = torch.arange(len(scheduler)) if scheduler.adaptive else scheduler.timesteps
+    for embedding, context in pairs:
+        context["time_table"] = time_table(embedding, timesteps.to(device), len(scheduler))
 
 
 def new_video(model, scheduler: MaskAndReplaceScheduler, codes: torch.Tensor, temperature: float) -> Modality:
