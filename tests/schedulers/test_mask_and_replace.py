@@ -334,6 +334,8 @@ def test_bad_input():
         (lambda: scheduler.step(logits + float("inf"), 3, x_0, n), r"position \(0, 0\)"),
         (lambda: scheduler.step(logits - float("inf"), 3, x_0, n), r"-inf for every class"),
         (lambda: scheduler.step(logits, 100, x_0, n), "timestep"),
+        (lambda: scheduler.step(logits, torch.tensor([3, 4, 5]), x_0, n), "3 timesteps for a batch of 2"),
+        (lambda: scheduler.posterior(x_0, torch.tensor([3, 4, 5]), n, x_0=x_0), "3 timesteps for a batch of 2"),
         (lambda: scheduler.step(logits, 3, x_0, n, prev_timestep=3), "prev_timestep"),
         (lambda: scheduler.posterior(x_0, 3, n), "either"),
         (lambda: scheduler.set_timesteps(0), "num_inference_steps"),

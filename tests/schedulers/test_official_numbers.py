@@ -170,7 +170,7 @@ def test_every_loss_term_of_the_official_networks(whole, policy, case):
         context = policy.model.encode_context(prompt, whole(f"{case}/history")[:, None], None)
         output = policy.model.denoise(noisy[:, None], t, context)
         if "finetune" in case:
-            head = policy._head_context(context, prompt, None, None, 1)
+            head = policy.head_context(context, prompt, None, None, 1)
             logits = policy.action_head((noisy_actions - 2048).view(-1, 4, 4), t, output.hidden_states, head)
             logits = logits.flatten(1, 2)
         else:  # the released pre-training: constant logits for constant targets

@@ -163,6 +163,13 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         parts = (at / a, replace, (gt - g) / visible, a, m / num_classes, g, at, mt / num_classes, gt)
         return Jump(*(part.to(device or t.device) for part in parts))
 
+    def _jump_of(self, sample: torch.Tensor, timestep, prev_timestep, num_classes: int) -> Jump:
+        """`jump` for a batch: one timestep for all samples, or one for each."""
+        j = self.jump(timestep, prev_timestep, num_classes, sample.device)
+        if j.keep.shape[0] not in (1, len(sample)):
+            raise InputError(f"{j.keep.shape[0]} timesteps for a batch of {len(sample)}: give one, or one per sample.")
+        return j
+
     def set_timesteps(self, num_inference_steps: int | None = None, device=None, timesteps: list[int] | None = None):
         """`num_inference_steps` even jumps from T-1 down to -1 (clean), or the given falling `timesteps`."""
         steps = self.config.num_train_timesteps
@@ -314,7 +321,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         if logits is None:
             logits = torch.where(classes == x_0.unsqueeze(-1), 0.0, NEVER)
         self._check_logits(logits, sample, num_classes)
-        j = Jump(*(x.unsqueeze(-1) for x in self.jump(timestep, prev_timestep, num_classes, sample.device)))
+        j = Jump(*(x.unsqueeze(-1) for x in self._jump_of(sample, timestep, prev_timestep, num_classes)))
         masked, at_k = (sample == num_classes).unsqueeze(-1), classes == sample.unsqueeze(-1)
         log_p = torch.log_softmax(logits.float().clamp(min=NEVER), -1).double()
         log_pz = torch.where(at_k, log_p + torch.log(j.replace_t / (j.keep_t + j.replace_t)), log_p)
@@ -348,7 +355,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         self._check_step(logits, sample, num_classes, temperature)
         if prev_timestep is None:
             prev_timestep = self._previous_timestep(timestep)
-        j = self.jump(timestep, prev_timestep, num_classes, sample.device)
+        j = self._jump_of(sample, timestep, prev_timestep, num_classes)
         u = uniform((*sample.shape, 2), generator, sample.device)
         x_0 = self.draw_start(logits, temperature, u[..., 0])
         prev_sample = reverse(x_0, sample, u[..., 1], j, num_classes)
