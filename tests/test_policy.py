@@ -253,3 +253,86 @@ def test_a_fine_tuned_model_that_began_as_a_video_model_may_control(tmp_path):
 def test_without_the_shipped_checkpoint_the_error_says_so():
     with pytest.raises(InputError, match="ships with the package is missing"):
         RobotPolicy.from_pretrained()
+
+
+# ---- samplers, two phases, real time -------------------------------------------------------------------------------
+
+
+def test_sampling_options_reach_the_model_and_only_given_ones_are_recorded():
+    model, processor = tiny_policy()
+    assert set(RobotPolicy(model, processor).sampling) == {"num_inference_steps", "temperature", "video_temperature"}
+    policy = RobotPolicy(model, processor, sampler="confidence", action_steps=2, num_inference_steps=3, seed=1)
+    calls = _watch(policy)
+    assert policy.predict(observation(), return_video=True).video.shape == (1, 1, 16, 16, 3)
+    assert (calls[0]["sampler"], calls[0]["action_steps"], calls[0]["num_inference_steps"]) == ("confidence", 2, 3)
+    assert policy.sampling["sampler"] == "confidence" and "guidance_scale" not in policy.sampling
+
+
+def test_committed_actions_come_back_in_robot_units():
+    policy = RobotPolicy(*tiny_policy(), temperature=3.0, seed=0)
+    batch = [observation(i) for i in range(3)]
+    old = policy.predict(batch).actions
+    new = policy.predict(batch, committed_actions=old[:, 1:]).actions
+    assert np.array_equal(new[:, :2], old[:, 1:])
+    for actions, message in (
+        (old, "n < 3, the chunk"),
+        (old[:, :1, :3], r"expected \(B, n, 4\)"),
+        (old[0], r"expected \(B, n, 4\)"),
+        (np.full((3, 1, 4), np.nan, np.float32), "not all are finite"),
+        (np.full((3, 1, 4), 7.0, np.float32), "outside of the bins' range"),
+        (old[:2, :1], "batch sizes differ: .*committed_actions 2"),
+    ):
+        with pytest.raises(InputError, match=message):
+            policy.predict(batch, committed_actions=actions)
+
+
+def test_in_real_time_a_plan_begins_with_what_the_last_one_left():
+    policy = RobotPolicy(*tiny_policy(), execute=2, real_time=True, temperature=3.0, num_inference_steps=2, seed=0)
+    plans, original = [], policy.predict
+
+    def predict(*args, **kwargs):
+        output = original(*args, **kwargs)
+        plans.append((kwargs["committed_actions"], output.actions))
+        return output
+
+    policy.predict = predict
+    batch = [observation(0), observation(1)]
+    steps = np.stack([policy.select_action(batch) for _ in range(6)])
+    assert len(plans) == 3 and plans[0][0] is None
+    for (_, before), (committed, after) in zip(plans, plans[1:]):
+        assert np.array_equal(committed, before[:, 2:])  # one action of three was not carried out
+        assert np.array_equal(after[:, :1], committed)  # and the robot goes on with it
+    executed = np.concatenate([actions[:, :2] for _, actions in plans], axis=1)
+    assert np.array_equal(steps, executed.swapaxes(0, 1))
+
+    # an environment that begins anew commits nothing; the other goes on
+    plans.clear()
+    policy.reset(env_ids=0)
+    policy.select_action(batch)
+    assert [None if committed is None else committed.shape for committed, _ in plans] == [None, (1, 1, 4)]
+    whole = RobotPolicy(policy.model, policy.processor, real_time=True, seed=0)  # execute = chunk: nothing is left
+    assert [whole.select_action(observation()).shape for _ in range(4)] == [(4,)] * 4
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"sampler": "dpm"}, "sampler: 'dpm' is none of ancestral, confidence, entropy_bound, halton"),
+        ({"action_steps": 0}, "action_steps: must lie in 1..100, got 0"),
+        ({"guidance_scale": 2.0}, "instruction_dropout = 0"),
+        ({"guidance_scale": -2.0}, "guidance_scale"),
+        ({"num_inference_steps": 1.5}, "num_inference_steps"),
+    ],
+)
+def test_impossible_sampling_is_refused_before_the_robot_moves(options, message):
+    with pytest.raises(InputError, match=message):
+        RobotPolicy(*tiny_policy(), **options)
+
+
+def test_behaviour_cloning_refuses_what_needs_a_chain():
+    model, processor = tiny_policy(objective="regression")
+    for options in ({"sampler": "halton"}, {"action_steps": 1}, {"real_time": True}):
+        with pytest.raises(InputError, match="behaviour cloning"):
+            RobotPolicy(model, processor, **options)
+    with pytest.raises(InputError, match="behaviour cloning"):
+        RobotPolicy(model, processor).predict(observation(), committed_actions=np.zeros((1, 1, 4), np.float32))

@@ -17,6 +17,9 @@ from .version import __version__
 
 # public name -> the module that holds it. These paths stand in users' saved pipelines: they never change.
 _HOME = {
+    "ConfidenceScheduler": "schedulers.scheduling_confidence",
+    "EntropyBoundScheduler": "schedulers.scheduling_entropy_bound",
+    "HaltonScheduler": "schedulers.scheduling_halton",
     "InputError": "errors",
     "MaskAndReplaceScheduler": "schedulers.scheduling_mask_and_replace",
     "PolicyOutput": "policy",
@@ -46,6 +49,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow the tabl
     from .pipelines.robot_policy import RobotPolicyPipeline
     from .policy import PolicyOutput, RobotPolicy
     from .saving import save_policy
+    from .schedulers.scheduling_confidence import ConfidenceScheduler
+    from .schedulers.scheduling_entropy_bound import EntropyBoundScheduler
+    from .schedulers.scheduling_halton import HaltonScheduler
     from .schedulers.scheduling_mask_and_replace import MaskAndReplaceScheduler
 
 

@@ -40,6 +40,22 @@ def test_a_checkpoint_is_evaluated_and_identified(checkpoint, tmp_path, capsys):
     assert len(list((out / "videos").glob("drawer-close-v3_*.mp4"))) >= 1
 
 
+def test_the_sampler_is_recorded(checkpoint, tmp_path, capsys):
+    out = tmp_path / "eval"
+    words = f"eval --policy {checkpoint} --tasks drawer-close --episodes 1 --max-steps 4 --videos 0 --workers 0"
+    options = "--sampler confidence --inference-steps 2 --action-steps 1 --guidance-scale 1"
+    assert main([*words.split(), *options.split(), "--out", str(out)]) == 0
+    expected = {"sampler": "confidence", "num_inference_steps": 2, "action_steps": 1, "guidance_scale": 1.0}
+    for file in ("summary.json", "run.json"):
+        sampling = json.loads((out / file).read_text())["policy"]["sampling"]
+        assert {name: sampling[name] for name in expected} == expected
+    assert main([*words.split(), "--out", str(out), "--resume"]) == 2  # other sampling, other results
+    for option, message in (("--sampler beam", "none of ancestral"), ("--guidance-scale 2", "instruction_dropout")):
+        capsys.readouterr()
+        assert main([*words.split(), *option.split(), "--out", str(tmp_path / "no")]) == 2
+        assert message in capsys.readouterr().err and not (tmp_path / "no").exists()
+
+
 def test_the_demo_makes_a_page_and_says_what_is_next(checkpoint, tmp_path, capsys):
     out = tmp_path / "demo"
     words = f"demo --policy {checkpoint} --tasks drawer-close --episodes 1 --workers 0 --out {out}"
@@ -65,6 +81,7 @@ def test_the_demo_deletes_nothing_but_a_demo(tmp_path):
         ("--policy nowhere/at/all --tasks drawer-close", "nowhere/at/all"),
         ("--policy expert --tasks drawer-close --episodes 0", "at least 1"),
         ("--policy expert --tasks drawer-close --temperature 1", "mean nothing"),
+        ("--policy null --tasks drawer-close --sampler halton --action-steps 2", "--sampler, --action-steps mean no"),
         ("--policy expert --tasks drawer-close --videos -1", "--videos"),
         ("--policy null --tasks drawer-close --max-steps 0", "max_steps"),
         ("--policy null --tasks drawer-close --workers -1", "workers"),

@@ -42,6 +42,16 @@ def test_agrees_with_the_controller(policy):
     assert np.array_equal(got["actions"], want.actions[0]) and np.array_equal(got["video"], want.video[0])
 
 
+def test_samplers_are_options(policy):
+    options = {"sampler": "halton", "action_steps": 2, "num_inference_steps": 3, "guidance_scale": 1.0}
+    controller = RobotPolicy(policy.model, policy.processor, **options, seed=4)
+    want = controller.predict(observation(1), return_video=True)
+    got = policy(observation(1), return_video=True, seed=4, **options)
+    assert np.array_equal(got["actions"], want.actions[0]) and np.array_equal(got["video"], want.video[0])
+    with pytest.raises(InputError, match="sampler: 'x' is none of"):
+        policy(observation(1), sampler="x")
+
+
 def test_single_list_batches_and_generator_agree(policy):
     batch = [observation(i) for i in range(5)]
     alone = [policy(obs, return_video=True, **GREEDY) for obs in batch]

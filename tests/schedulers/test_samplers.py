@@ -1,4 +1,4 @@
-"""The samplers that unmask in an order of their own: what they promise at every step, and that they are exchangeable."""
+"""The samplers that unmask in an order of their own: what they promise at every step; all are exchangeable."""
 
 import pytest
 import torch

@@ -50,7 +50,9 @@ class EntropyBoundScheduler(MaskAndReplaceScheduler):
         log_p = torch.log_softmax(logits.float(), -1)
         entropy = (log_p.exp() * log_p).sum(-1).neg().double().masked_fill(sample != num_classes, torch.inf)
         rising = entropy.sort(-1).values
-        together = rising.cumsum(-1) - rising  # the last is not counted; at visible ones inf - inf, never below a bound
+        together = (
+            rising.cumsum(-1) - rising
+        )  # the last is not counted; at visible ones inf - inf, never below a bound
         count = (together <= self.config.entropy_bound).sum(-1, keepdim=True)
         share = self.masked_share(timestep, prev_timestep, sample.device)
         everything = how_many(sample, torch.zeros_like(share), num_classes)
