@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import os
@@ -13,27 +14,35 @@ import time
 from collections.abc import Callable
 
 
-def once(function: Callable[[], object], device: str = "cpu") -> float:
-    """Wall time of one call, milliseconds."""
+def add_clock(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, for machines that are not idle"
+    )
+
+
+def once(function: Callable[[], object], args: argparse.Namespace) -> float:
+    """Milliseconds of one call by `args.clock`: wall time, or the time that this process computed."""
     import torch
 
-    wait = torch.cuda.synchronize if device.startswith("cuda") else lambda: None
+    read = time.process_time if args.clock == "cpu" else time.perf_counter
+    wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
     wait()
-    began = time.perf_counter()
+    began = read()
     function()
     wait()
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (read() - began)
 
 
-def take_turns(functions: dict[str, Callable[[], object]], repeats: int, device: str = "cpu") -> dict[str, float]:
+def take_turns(functions: dict[str, Callable[[], object]], repeats: int, args: argparse.Namespace) -> dict[str, float]:
     """Median milliseconds of each after a call that does not count; in turns, so that other work hits all alike."""
     for function in functions.values():
-        once(function, device)
-    times: dict[str, list[float]] = {name: [] for name in functions}
+        once(function, args)
+    taken: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):
         for name, function in functions.items():
-            times[name].append(once(function, device))
-    return {name: statistics.median(taken) for name, taken in times.items()}
+            taken[name].append(once(function, args))
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def resident_mb(peak: bool = False) -> float:
@@ -94,5 +103,5 @@ def print_rows(rows: list[dict], as_json: bool, notes: tuple[str, ...] = ()) -> 
 
 def _cell(value) -> str:
     if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1 else f"{value:.1f}"
+        return f"{value:.3g}" if abs(value) < 1.995 else f"{value:.1f}"
     return "" if value is None else str(value)

@@ -109,12 +109,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--batch", type=int, help="of the training loss; 8, or 2 with --quick")
     parser.add_argument("--repeats", type=int, help="turns of each side")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--memory-of", choices=SIDES, help=argparse.SUPPRESS)
+    from reporting import add_clock, added_mb, in_child, print_rows, take_turns
+
+    add_clock(parser)
     args = parser.parse_args(argv)
     batch = args.batch or (2 if args.quick else 8)
-
-    from reporting import added_mb, in_child, print_rows, take_turns
 
     sizes = {"step": 1, "loss": batch}
     if args.memory_of:  # in a process of its own, the smaller peak first
@@ -133,7 +133,7 @@ def main(argv: list[str] | None = None) -> int:
     for what, label in (("loss", f"training loss, batch of {batch}"), ("step", "reverse step, batch of 1")):
         case = Case(sizes[what], args.device)
         case.check()
-        times = take_turns({side: lambda side=side: getattr(case, what)(side) for side in SIDES}, repeats, args.device)
+        times = take_turns({side: lambda side=side: getattr(case, what)(side) for side in SIDES}, repeats, args)
         for side in SIDES:
             name = f"{label}, {'dense' if side == 'dense' else 'closed form'}"
             ratio = times["dense"] / times[side]

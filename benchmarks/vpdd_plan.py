@@ -22,7 +22,6 @@ import argparse
 import json
 import statistics
 import sys
-import time
 from pathlib import Path
 
 
@@ -149,30 +148,19 @@ class Contest:
         return model
 
 
-def clock(function, args) -> float:
-    """Milliseconds of one call: wall time, or with --clock cpu the time that this process computed."""
-    import torch
-
-    read = time.process_time if args.clock == "cpu" else time.perf_counter
-    wait = torch.cuda.synchronize if args.device.startswith("cuda") else lambda: None
-    wait()
-    began = read()
-    function()
-    wait()
-    return 1000 * (read() - began)
-
-
 def times(runners: dict, args) -> dict[str, float]:
     """name -> milliseconds of a whole plan: medians over turns. Everything has run before."""
+    from reporting import once
+
     repeats = args.repeats or (1 if args.quick else 3)
     taken: dict[str, list[float]] = {name: [] for name in runners}
     for _ in range(repeats):
         for name, (function, steps, _) in runners.items():
             if args.quick and steps >= LONG:
-                one, few = clock(lambda: function(1), args), clock(lambda: function(FEW), args)
+                one, few = once(lambda: function(1), args), once(lambda: function(FEW), args)
                 taken[name].append(one + (steps - 1) * (few - one) / (FEW - 1))
             else:
-                taken[name].append(clock(lambda: function(steps), args))
+                taken[name].append(once(lambda: function(steps), args))
     return {name: statistics.median(x) for name, x in taken.items()}
 
 
@@ -208,17 +196,14 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument("--sampler", nargs="+", metavar="WORD", help="only rows with such a word in their name")
     parser.add_argument("--repeats", type=int, help="turns of each contestant")
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--compile", action="store_true", help="further rows with torch.compile(fullgraph=True)")
     parser.add_argument("--bf16", action="store_true", help="further rows in bfloat16 (logits stay float32)")
-    parser.add_argument(
-        "--clock", choices=("wall", "cpu"), default="wall", help="cpu: processor time, for machines that are not idle"
-    )
     parser.add_argument("--no-memory", action="store_true", help="leave peak_mb out, which takes a second process")
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args(argv)
+    from reporting import add_clock, added_mb, in_child, print_rows
 
-    from reporting import added_mb, in_child, print_rows
+    add_clock(parser)
+    args = parser.parse_args(argv)
 
     contest = Contest(args)
     runners = contest.runners()

@@ -14,6 +14,7 @@ from tests.schedulers.transition_matrices import (
     dense,
     dense_loss,
     dense_posterior,
+    masses,
     schedulers,
     seeded,
     truncated,
@@ -276,3 +277,21 @@ def test_no_mass_is_plain_masked_diffusion():
     expected = torch.cat([(1 - keep) * torch.softmax(logits, -1), torch.zeros(1, 6, 1)], -1)
     expected.scatter_add_(-1, x_0[..., None], keep.expand(1, 6, 1))
     torch.testing.assert_close(posterior, expected, rtol=1e-5, atol=1e-7)
+
+
+@FEW
+@given(masses, st.integers(2, 12), st.integers(2, 6), st.data())
+def test_what_docs_say_of_visible_tokens(mass, steps, n, data):
+    """docs/diffusion.md: how fast a wrong one goes does not depend on the mass; how sure one can be of it does."""
+    scheduler = MaskAndReplaceScheduler(steps, replace_mass=mass)
+    t = data.draw(st.integers(1, steps - 1))
+    s = data.draw(st.integers(0, t - 1))
+    jump = scheduler.jump(t, s, n)
+    stays = dense_posterior(scheduler, 0, t, s, n)[0, 1]  # class 0 is seen, the network says 1
+    torch.testing.assert_close(stays, (jump.keep + jump.replace)[0, 0], rtol=1e-8, atol=0)
+    prior = torch.rand(n, generator=seeded(t), dtype=torch.float64)
+    prior /= prior.sum()
+    bayes = dense(scheduler, t, -1, n)[0, :n] * prior  # x_t = 0
+    alpha, spread = scheduler.alphas_cumprod[t], mass / n
+    sure = (alpha + spread) * prior[0] / (alpha * prior[0] + spread)
+    torch.testing.assert_close(bayes[0] / bayes.sum(), sure, rtol=1e-8, atol=0)
