@@ -107,13 +107,15 @@ def compare(episodes, workers: int, seats: int, repeats: int) -> tuple[float, fl
     with Simulators(view, workers, seats) as simulators:
         # What the seats will play at first, so that nothing is built while the clock runs.
         simulators.prepare([episodes[index % len(episodes)] for index in range(seats)])
-        for _ in range(repeats):
+        for turn in range(1 + repeats):
             seconds, steps = bare()
             times["bare"].append(1000 * seconds / steps)
             began = time.perf_counter()
             run = sum(result["steps"] for result, _ in rollout(NullPolicy(CHUNK), episodes, simulators))
             times["eval"].append(1000 * (time.perf_counter() - began) / run)
             assert run == steps, f"the two sides ran different episodes: {run} and {steps} steps"
+            if turn == 0:  # warms up: seats that move to another task build what `prepare` could not foresee
+                times = {"bare": [], "eval": []}
     bare.close()
     return statistics.median(times["bare"]), statistics.median(times["eval"]), bare.peak
 

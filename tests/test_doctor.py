@@ -112,3 +112,31 @@ def test_a_full_disk_is_noted_but_does_not_block(monkeypatch):
 
 def test_the_import_check_really_imports():
     assert "works" in doctor._imports().found
+
+
+def test_what_there_is_of_rlbench(monkeypatch, tmp_path, capsys):
+    from tests.envs import rlbench_world
+
+    rlbench_world.install(monkeypatch, tmp_path)
+    assert cli.main(["doctor", "rlbench"]) == 0
+    report = capsys.readouterr().out.split("What this machine has of it:")[1]
+    assert "4.1.0.3" in report and "1.2.0" in report and "DISPLAY=:99" in report and "->" not in report
+    assert [(one.found, one.fix) for one in doctor._other_simulators() if one.name == "rlbench"] == [("installed", "")]
+    monkeypatch.delenv("DISPLAY")
+    (rlbench,) = (one for one in doctor._other_simulators() if one.name == "rlbench")
+    assert "not ready: display" in rlbench.fix and not rlbench.blocks_demo
+    cli.main(["doctor", "rlbench"])
+    assert "no X server" in capsys.readouterr().out
+    rlbench_world.forget()
+
+
+def test_pypis_pyrep_is_noted(monkeypatch, tmp_path):
+    from tests.envs import rlbench_world
+
+    rlbench_world.forget()
+    (tmp_path / "pyrep").mkdir()
+    (tmp_path / "pyrep" / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    findings = {one.name: one for one in doctor._other_simulators()}
+    assert "pip uninstall pyrep" in findings["pyrep"].fix
+    assert "not installed" in findings["rlbench"].found

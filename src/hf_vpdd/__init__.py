@@ -19,6 +19,11 @@ from .version import __version__
 _HOME = {
     "ConfidenceScheduler": "schedulers.scheduling_confidence",
     "EntropyBoundScheduler": "schedulers.scheduling_entropy_bound",
+    "GR1Config": "modeling.gr1.configuration_gr1",
+    "GR1ForRobotPolicy": "modeling.gr1.modeling_gr1",
+    "GR1ForVideoPrediction": "modeling.gr1.modeling_gr1",
+    "GR1Model": "modeling.gr1.modeling_gr1",
+    "GR1Processor": "modeling.gr1.processing_gr1",
     "HaltonScheduler": "schedulers.scheduling_halton",
     "InputError": "errors",
     "MaskAndReplaceScheduler": "schedulers.scheduling_mask_and_replace",
@@ -40,6 +45,9 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow the table
     from .errors import InputError
+    from .modeling.gr1.configuration_gr1 import GR1Config
+    from .modeling.gr1.modeling_gr1 import GR1ForRobotPolicy, GR1ForVideoPrediction, GR1Model
+    from .modeling.gr1.processing_gr1 import GR1Processor
     from .modeling.vpdd.configuration_vpdd import VPDDConfig
     from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction, VPDDModel
     from .modeling.vpdd.processing_vpdd import VPDDProcessor

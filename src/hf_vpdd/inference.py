@@ -36,11 +36,17 @@ def check_pair(model, processor) -> None:
             "processor=AutoProcessor.from_pretrained(FOLDER) along with a model instance."
         )
     config = model.config
+    if not config.has_text_tower:
+        raise InputError(
+            f"model: this {type(model).__name__} was converted without its text tower, so it understands no sentence. "
+            "Convert it again with CLIP's weights (hf-vpdd convert checkpoint --clip), or call its own methods with "
+            "prompt_embeds."
+        )
     pairs = [
         ("chunk_size", processor.chunk_size, config.chunk_size),
         ("history_frames", processor.history_frames, config.history_frames),
         ("number of cameras", len(processor.cameras), config.num_views),
-        ("image size", processor.image_size, config.vqvae_config.image_size),
+        ("image size", processor.image_size, config.pixel_size),
         ("action_objective", processor.action_objective, config.action_objective),
     ]
     if config.action_objective == "diffusion":
@@ -179,14 +185,14 @@ def plan(
 
 
 def _committed_bins(processor, actions) -> torch.Tensor:
-    """(B, n, A) in the robot's units -> int64 bins. What a plan returned comes back as the bins it was made of."""
-    actions = torch.as_tensor(actions)
+    """(B, n, A) in the robot's units -> int64 bins. What a plan returned comes back as the bins it was made of (of
+    poses: as bins of the same pose)."""
+    actions, width, chunk = torch.as_tensor(actions), processor.robot_action_dim, processor.chunk_size
     if processor.action_objective != "diffusion":
         raise InputError("committed_actions: this policy is behaviour cloning (regression); it completes no plan.")
-    if actions.ndim != 3 or actions.shape[2] != processor.action_dim or actions.shape[1] >= processor.chunk_size:
+    if actions.ndim != 3 or actions.shape[2] != width or actions.shape[1] >= chunk:
         raise InputError(
-            f"committed_actions: expected (B, n, {processor.action_dim}) with n < {processor.chunk_size}, the chunk; "
-            f"got {tuple(actions.shape)}."
+            f"committed_actions: expected (B, n, {width}) with n < {chunk}, the chunk; got {tuple(actions.shape)}."
         )
     if not bool(torch.isfinite(actions).all()):
         raise InputError("committed_actions: not all are finite.")

@@ -1,9 +1,10 @@
-"""The official networks under recipe weights: manifests, state_dicts and inputs, as the golden data defines them."""
+"""The official networks under recipe weights: manifests, checkpoints and inputs, as the golden data defines them."""
 
 import functools
 import gzip
 import json
 import os
+import tempfile
 import zlib
 from pathlib import Path
 
@@ -12,14 +13,15 @@ import pytest
 import torch
 from transformers import CLIPTextConfig
 
-from hf_vpdd.conversion.vpdd_names import convert_tensors, rename_policy, rename_vqvae
+from hf_vpdd.conversion.vpdd import convert_vpdd
+from hf_vpdd.conversion.vpdd_names import rename_policy, rename_vqvae
 from hf_vpdd.modeling.vpdd import VPDDConfig, VPDDForRobotPolicy, VPDDForVideoPrediction
 from hf_vpdd.modeling.vqvae import VPDDVQVAE, VPDDVQVAEConfig
+from tests.conversion.official_layout import Sizes, save_policy, save_tokenizer, schedule
 
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 GOLDENS = Path(os.environ.get("HF_VPDD_GOLDENS", Path(__file__).parents[3] / "shared" / "goldens"))
-TOKENIZER_PREFIX = "model.traj_model.vqvae."
 
 # Instructions come as vectors in these checks; CLIP's real tower would cost 38 M idle parameters.
 STUB_TOWER = CLIPTextConfig(
@@ -62,6 +64,8 @@ def recipe_tensor(entry: dict) -> torch.Tensor:
         value = generator.standard_normal(entry["shape"]).astype(np.float32)
         value = np.abs(value) if entry["abs"] else value
         value = value * np.float32(entry["scale"]) + np.float32(entry["offset"])
+    elif entry["fixed"] == "tril":
+        value = np.tril(np.ones(entry["shape"], entry["dtype"]))
     else:
         value = np.full(entry["shape"], entry["value"], entry["dtype"])
     assert zlib.crc32(np.ascontiguousarray(value).tobytes()) == entry["crc32"], entry["name"]
@@ -73,20 +77,51 @@ def _vqvae_state() -> dict[str, torch.Tensor]:
     return {name: recipe_tensor(entry) for name, entry in manifest("vqvae").items()}
 
 
-def build(model: str):
-    """One official network of ours with the official recipe weights put through the renaming; eval mode."""
-    cls, config, rename = official(model)
-    entries = manifest(model)
-    renaming = rename(entries)
+def official_state(model: str) -> dict[str, torch.Tensor]:
+    """The complete official state_dict under recipe weights; its noise schedule is the one in the golden folder, or
+    computed where that is absent."""
+    if model == "vqvae":
+        return _vqvae_state()
+    diffusion = GOLDENS / "vpdd_diffusion.npz"
+    stored = np.load(diffusion) if diffusion.is_file() else None
+    buffers = schedule(Sizes(bins=360 if model == "finetune_rlbench" else 48))
     state = {}
-    for name in renaming.kept:
-        nested = name.removeprefix(TOKENIZER_PREFIX)
-        state[name] = _vqvae_state()[nested] if nested in _vqvae_state() else recipe_tensor(entries[name])
-    weights = convert_tensors(state, renaming)
-    network, info = cls.from_pretrained(None, config=config, state_dict=weights, output_loading_info=True)
-    assert not info["unexpected_keys"] and not info["mismatched_keys"]
-    assert all("text_model" in name for name in info["missing_keys"]), info["missing_keys"]
-    return network.eval()
+    for name, entry in manifest(model).items():
+        nested = name.split(".vqvae.")[-1]
+        if nested in _vqvae_state():
+            state[name] = _vqvae_state()[nested]  # the same tensor in both places: torch.save writes it once
+        elif entry.get("fixed") != "npz":
+            state[name] = recipe_tensor(entry)
+        elif stored is None:
+            state[name] = buffers[name]
+        else:
+            state[name] = torch.from_numpy(stored[entry["npz_key"]])
+            assert zlib.crc32(stored[entry["npz_key"]].tobytes()) == entry["crc32"], name
+    return state
+
+
+def official_file(model: str, folder: Path) -> Path:
+    """That state_dict as the official trainers save it."""
+    if model == "vqvae":
+        sizes = {"embedding_dim": 256, "n_hiddens": 256, "n_res_layers": 6, "resolution": 96}
+        return save_tokenizer(folder / "last.ckpt", official_state(model), **sizes)
+    return save_policy(folder / "state.pt", official_state(model))
+
+
+def convert(model: str):
+    """The official file of `model`, converted and loaded as a user would: (network in eval mode, report)."""
+    option = "vqvae" if model == "vqvae" else "policy"
+    # not tmp_path: pytest would keep the hundreds of megabytes
+    with tempfile.TemporaryDirectory() as folder:
+        report = convert_vpdd(Path(folder, "converted"), **{option: official_file(model, Path(folder))})
+        network = official(model)[0].from_pretrained(report.out)
+    assert not network.training
+    return network, report
+
+
+def build(model: str):
+    """The network alone."""
+    return convert(model)[0]
 
 
 def clip(name: str, batch: int, frames: int) -> torch.Tensor:

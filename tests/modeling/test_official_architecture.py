@@ -1,4 +1,7 @@
-"""The official architecture by configuration alone: every tensor accounted for, and the official numbers come out."""
+"""The official architecture by configuration alone: every tensor accounted for, and the official numbers come out.
+
+The numbers are those of networks that went the whole way: official file, `hf-vpdd convert`, `from_pretrained`.
+"""
 
 import json
 import re

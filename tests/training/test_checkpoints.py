@@ -86,3 +86,10 @@ def test_a_killed_save_leaves_nothing_that_is_trusted(folder, monkeypatch):
 def test_files_are_recorded_with_their_hash(folder):
     content = check_checkpoint(folder / "checkpoint-000015")
     assert set(content["files"]) == {"state.pt"} and len(content["files"]["state.pt"]["sha256"]) == 64
+
+
+def test_checkpoints_from_before_an_option_existed_can_be_resumed(folder):
+    later = {**IDENTITY, "train.ema_every": 1}
+    assert load_checkpoint(folder, "auto", later)[0] == 15
+    with pytest.raises(InputError, match="train.seed: 0 there, 1 now"):
+        load_checkpoint(folder, "auto", {**later, "train.seed": 1})

@@ -12,11 +12,11 @@ import shutil
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ..envs import gl
+from ..envs import gl, rlbench_setup
 from ..registration import DEFAULT_CHECKPOINT
 from ..version import __version__
 
@@ -44,20 +44,7 @@ gets an environment of its own:
 
 Then download a split of its data with `dataset/download_data.sh` (from 1.3 GB for `debug` to 517 GB for `ABC`). The
 extra hf-vpdd[calvin] holds only the helpers that pip can install; the simulator stays in its own environment.""",
-    "rlbench": """\
-RLBench is not on PyPI, and its simulator, CoppeliaSim, is closed software that you download yourself. Beware: the
-`pyrep` on PyPI is an unrelated project. `pip install pyrep` does harm here; if you did, `pip uninstall pyrep`.
-
-1. CoppeliaSim 4.1.0 from coppeliarobotics.com ("previous versions"), unpacked, and in your shell profile:
-       export COPPELIASIM_ROOT=$HOME/CoppeliaSim
-       export LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$COPPELIASIM_ROOT
-       export QT_QPA_PLATFORM_PLUGIN_PATH=$COPPELIASIM_ROOT
-2. PyRep and RLBench from their repositories (a Python that PyRep's build supports, in its own environment):
-       pip install git+https://github.com/stepjam/PyRep.git
-       pip install git+https://github.com/stepjam/RLBench.git
-3. Without a screen CoppeliaSim needs an X server: `xvfb-run -a python ...`
-
-The extra hf-vpdd[rlbench] holds only the helpers that pip can install.""",
+    "rlbench": rlbench_setup.HOW_TO,
 }
 
 
@@ -85,24 +72,31 @@ def add_arguments(parser):
 def run(args) -> int:
     if args.topic:
         print(HOW_TO[args.topic])
+        if args.topic == "rlbench":
+            print("What this machine has of it:\n")
+            _print([Finding(*astuple(part)) for part in rlbench_setup.examine()])
         return 0
     if args.missing_packages:
         print(" ".join(missing_system_packages()))
         return 0
     findings = examine()
-    width = max(len(finding.name) for finding in findings)
     print(f"hf-vpdd {__version__} on {platform.platform()}\n")
-    for finding in findings:
-        mark = "ok" if not finding.fix else ("MISSING" if finding.blocks_demo else "note")
-        print(f"  {finding.name:<{width}}  {mark:<7}  {finding.found}")
-        if finding.fix:
-            print(f"  {'':<{width}}  {'':<7}  -> {finding.fix}")
+    _print(findings)
     blocked = [finding.name for finding in findings if finding.fix and finding.blocks_demo]
     if blocked:
         print(f"\nThe demo cannot run yet. Mend first: {', '.join(blocked)}.")
         return 1
     print("\nAll that the demo needs is there: `hf-vpdd demo`.")
     return 0
+
+
+def _print(findings: list[Finding]) -> None:
+    width = max(len(finding.name) for finding in findings)
+    for finding in findings:
+        mark = "ok" if not finding.fix else ("MISSING" if finding.blocks_demo else "note")
+        print(f"  {finding.name:<{width}}  {mark:<7}  {finding.found}")
+        if finding.fix:
+            print(f"  {'':<{width}}  {'':<7}  -> {finding.fix}")
 
 
 def examine() -> list[Finding]:
@@ -229,18 +223,20 @@ def _rendering() -> Finding:
 
 
 def _other_simulators() -> list[Finding]:
-    findings = []
-    for name, module in (("calvin", "calvin_env"), ("rlbench", "rlbench")):
-        there = importlib.util.find_spec(module) is not None
-        findings.append(Finding(name, "installed" if there else f"not installed (optional; `hf-vpdd doctor {name}`)"))
-    try:
-        version = metadata.version("pyrep")
-    except metadata.PackageNotFoundError:
-        return findings
-    if importlib.util.find_spec("pyrep") is None or importlib.util.find_spec("pyrep.backend") is None:
+    """One line for each simulator that nobody needs, and one for the package that harms RLBench."""
+    there = importlib.util.find_spec("calvin_env") is not None
+    findings = [Finding("calvin", "installed" if there else "not installed (optional; `hf-vpdd doctor calvin`)")]
+    missing = ", ".join(part.name for part in rlbench_setup.missing())
+    if rlbench_setup.package_folder("rlbench") is None:
+        findings.append(Finding("rlbench", "not installed (optional; `hf-vpdd doctor rlbench`)"))
+    else:
+        fix = f"not ready: {missing}; hf-vpdd doctor rlbench" if missing else ""
+        findings.append(Finding("rlbench", "installed", fix))
+    pyrep = rlbench_setup.package_folder("pyrep")
+    if pyrep is not None and rlbench_setup.is_unrelated_pyrep(pyrep):
         findings.append(
             Finding(
-                "pyrep", f"{version} from PyPI is an unrelated project", "pip uninstall pyrep; hf-vpdd doctor rlbench"
+                "pyrep", "the one from PyPI is an unrelated project", "pip uninstall pyrep; hf-vpdd doctor rlbench"
             )
         )
     return findings

@@ -20,6 +20,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..files import file_sha256
+from .episodes import PROTOCOLS
 from .simulators import View
 
 
@@ -115,7 +116,8 @@ def view_for(policy: Any, protocol: str = "lean", max_steps: int | None = None) 
     """
     processor = getattr(policy, "processor", None)
     if processor is None:
-        return View(protocol=protocol, max_steps=max_steps)
+        cameras = PROTOCOLS[protocol].simulator.cameras if protocol in PROTOCOLS else ()
+        return View(protocol=protocol, cameras=cameras, max_steps=max_steps)
     return View(
         protocol=protocol,
         cameras=tuple(processor.cameras),

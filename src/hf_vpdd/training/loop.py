@@ -9,10 +9,9 @@ the device between log lines.
 import json
 import os
 import signal
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,6 +30,7 @@ from .ema import Ema
 from .memory_format import to_channels_last
 from .metadata import run_record, write_run_files
 from .optimizer import build_optimizer, set_learning_rate
+from .process import SignalFlag, torch_threads
 from .sampling import IndexSampler, step_generator, step_seed
 from .schedules import learning_rate_factor
 
@@ -51,6 +51,8 @@ class Task:
     fingerprints: dict[str, str]
     has_unused_parameters = False  # some trainable parameters get no gradient: DDP has to be told
     learning_rate_multipliers: dict[str, float] | None = None  # parameter name prefix -> multiplier
+    sample_groups: np.ndarray | None = None  # int (num_samples,), and the share of each group: see IndexSampler
+    group_weights: list[float] | None = None
 
     def train_mode(self, model: nn.Module) -> None:
         model.train()
@@ -120,12 +122,12 @@ def train(task: Task, recipe: Recipe) -> TrainResult:
         InputError: a checkpoint of another run in the output folder; too many steps that are not finite.
         Terminated: SIGTERM, after saving a checkpoint.
     """
-    with _threads(recipe.train.num_threads), torch.random.fork_rng(), _SignalFlag() as stop:
+    with torch_threads(recipe.train.num_threads), torch.random.fork_rng(), SignalFlag() as stop:
         return _Run(task, recipe, stop).run()
 
 
 class _Run:
-    def __init__(self, task: Task, recipe: Recipe, stop: "_SignalFlag"):
+    def __init__(self, task: Task, recipe: Recipe, stop: "SignalFlag"):
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
 
@@ -145,6 +147,7 @@ class _Run:
         self.sampler = IndexSampler(
             task.num_samples, self.args.batch_size, self.args.seed, self.accelerator.process_index,
             self.accelerator.num_processes, self.args.gradient_accumulation_steps,
+            task.sample_groups, task.group_weights,
         )  # fmt: skip
         self.step = 0
         self.sums: dict[str, torch.Tensor] = {}
@@ -187,7 +190,9 @@ class _Run:
         optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ema = Ema(self.bare_model.parameters(), args.ema_decay) if args.ema_decay else None
+        self.ema = None
+        if args.ema_decay:
+            self.ema = Ema(self.bare_model.parameters(), args.ema_decay, args.ema_every, args.ema_start)
 
     @property
     def bare_model(self) -> nn.Module:
@@ -296,7 +301,7 @@ class _Run:
         self.worst_row = torch.maximum(self.worst_row, self.in_a_row)
         self.last_skipped = torch.where(bad, self.step, self.last_skipped)
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(self.step + 1)
 
     def _optimizer_step(self, bad: torch.Tensor) -> None:
         inner = getattr(self.optimizer, "optimizer", self.optimizer)
@@ -464,37 +469,6 @@ class _Run:
             return False
         flag = torch.tensor(float(self.stop.raised), device=self.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
-
-
-class _SignalFlag:
-    """Remembers SIGTERM while inside; signals can be caught in the main thread only, elsewhere this does nothing."""
-
-    def __init__(self) -> None:
-        self.raised = False
-
-    def __enter__(self) -> "_SignalFlag":
-        self.installed = threading.current_thread() is threading.main_thread()
-        if self.installed:
-            self.before = signal.signal(signal.SIGTERM, self._catch)
-        return self
-
-    def _catch(self, signum, frame) -> None:
-        self.raised = True
-
-    def __exit__(self, *exc) -> None:
-        if self.installed:
-            signal.signal(signal.SIGTERM, self.before)
-
-
-@contextmanager
-def _threads(number: int):
-    before = torch.get_num_threads()
-    if number:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 __all__ = ["Evaluation", "Task", "Terminated", "TrainArguments", "TrainResult", "train"]

@@ -2,8 +2,10 @@
 
 A plan encodes instruction and current frame once, then evaluates the network at every step of a sampler (see
 `hf_vpdd.schedulers`). Video and actions are one chain: a step evaluates the trunk on the noisy codes, the action head
-on its states and the noisy actions, both at the same noise level, and then steps each modality. What is known
-beforehand (committed actions) never enters the sampler: it stands in the network's input, visible, at every step.
+on its states and the noisy actions, both at the same noise level, and then steps each modality by itself. One t fits
+both: a sampler leaves the share gamma_bar of the next timestep masked in each, and an adaptive one, which does not,
+names for every row the t that belongs to the masks of both together. What is known beforehand (committed actions)
+never enters the sampler: it stands in the network's input, visible, at every step.
 
 Two phases (`action_steps`): first the video chain alone, the action head not run at all; then the states and the
 timestep of its last evaluation are held, what the head makes of them is computed once (the keys and values of a causal

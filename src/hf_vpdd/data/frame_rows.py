@@ -1,0 +1,88 @@
+"""Rows of memory-mapped arrays, picked and joined without copying them."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+
+class FrameRows:
+    """Rows of one or several memory-mapped arrays seen as one array (N, ...), read only, copied only when asked.
+
+    Takes integers, integer arrays of any shape, slices and boolean masks as an index of the first axis and gives
+    ordinary arrays; `np.asarray` gives all. Can be sent to other processes: they map the same files.
+    """
+
+    def __init__(self, parts: Sequence[np.ndarray], rows: np.ndarray | None = None):
+        self._parts = list(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.rows = rows  # into the parts laid end to end; None: all of them
+        self.shape = (int(self._ends[-1]) if rows is None else len(rows), *parts[0].shape[1:])
+        self.dtype = parts[0].dtype
+        self.ndim = len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index) -> np.ndarray:
+        rest = ()
+        if isinstance(index, tuple):
+            index, rest = index[0], index[1:]
+        if isinstance(index, slice):
+            if self.rows is None and len(self._parts) == 1:
+                picked = np.asarray(self._parts[0][index])
+                return picked[(slice(None), *rest)] if rest else picked
+            index = np.arange(len(self))[index]
+        index = np.asarray(index)
+        if index.dtype == bool:
+            index = np.flatnonzero(index)
+        if index.size and not -len(self) <= index.min() <= index.max() < len(self):
+            raise IndexError(f"rows {index.min()} to {index.max()} asked of {len(self)}")
+        index = np.where(index < 0, index + len(self), index)
+        picked = self._gather(index if self.rows is None else self.rows[index])
+        return picked[(*[slice(None)] * index.ndim, *rest)] if rest else picked
+
+    def _gather(self, rows: np.ndarray) -> np.ndarray:
+        if len(self._parts) == 1:
+            return np.asarray(self._parts[0][rows])
+        output = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
+        part_of = np.searchsorted(self._ends, rows, side="right")
+        for number in np.unique(part_of):
+            here = part_of == number
+            first = self._ends[number] - len(self._parts[number])
+            output[here] = self._parts[number][rows[here] - first]
+        return output
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype=dtype)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (self[i] for i in range(len(self)))
+
+    def select(self, rows: np.ndarray) -> "FrameRows":
+        """These rows only."""
+        return FrameRows(self._parts, rows if self.rows is None else self.rows[rows])
+
+    @staticmethod
+    def concat(several: Sequence["FrameRows"]) -> "FrameRows":
+        parts, rows, offset = [], [], 0
+        for item in several:
+            parts += item._parts
+            rows.append(offset + (np.arange(len(item)) if item.rows is None else item.rows))
+            offset += int(item._ends[-1])
+        whole = all(item.rows is None for item in several)
+        return FrameRows(parts, None if whole else np.concatenate(rows))
+
+    def __reduce__(self):
+        # Pickling a memmap would copy gigabytes; its file name and shape are enough.
+        parts = [
+            (part.filename, part.dtype.str, part.shape, part.offset) if isinstance(part, np.memmap) else part
+            for part in self._parts
+        ]
+        return _reopen, (parts, self.rows)
+
+
+def _reopen(parts: list, rows: np.ndarray | None) -> FrameRows:
+    opened = [
+        np.memmap(part[0], part[1], "r", part[3], part[2]) if isinstance(part, tuple) else part for part in parts
+    ]
+    return FrameRows(opened, rows)

@@ -1,0 +1,1 @@
+"""Losses and update rules of the learners that are more than one forward pass: they need target networks."""

@@ -1,0 +1,1 @@
+"""As in the real PyRep, and not in the unrelated one."""
