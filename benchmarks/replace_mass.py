@@ -18,7 +18,7 @@ from pathlib import Path
 TASKS = ("drawer-close-v3", "window-open-v3", "button-press-topdown-v3", "door-open-v3", "reach-v3", "push-v3")
 
 
-def corrupted(mass: float) -> dict:
+def corrupted(mass: float, rounds: int = 50) -> dict:
     import torch
 
     from hf_vpdd.schedulers import MaskAndReplaceScheduler
@@ -26,7 +26,7 @@ def corrupted(mass: float) -> dict:
     scheduler, generator = MaskAndReplaceScheduler(replace_mass=mass), torch.Generator().manual_seed(0)
     t = torch.arange(100).repeat(20)
     wrong, visible = torch.zeros(len(t)), torch.zeros(len(t))
-    for _ in range(50):
+    for _ in range(rounds):
         for classes, tokens in ((2048, 576), (48, 16)):
             clean = torch.randint(classes, (len(t), tokens), generator=generator)
             noisy = scheduler.add_noise(clean, t, classes, generator)
@@ -34,7 +34,7 @@ def corrupted(mass: float) -> dict:
             visible += (noisy != classes).sum(1)
     middle = t == 50
     share = float(wrong[middle].sum() / visible[middle].sum())
-    return {"name": f"corrupted, mass {mass:g}", "wrong": float(wrong.mean()) / 50, "wrong_share": share}
+    return {"name": f"corrupted, mass {mass:g}", "wrong": float(wrong.mean()) / rounds, "wrong_share": share}
 
 
 def planned(policy, observations, mass: float, truncation: float | None) -> dict:
