@@ -53,7 +53,7 @@ class ClassSums(torch.autograd.Function):
         shift = offset + log(exp(rest) + [not hit] exp(l_{x_0}) + exp(l_k + log_z))
 
     -> rest, l_{x_0}, l_k, excess, float32 (B, L). Nothing as large as the logits is kept for the way back, where their
-    gradient is written once; autograd's own would hold five tensors of that size.
+    gradient is written once: two tensors of that size at the peak, where autograd's own way takes five.
     """
 
     @staticmethod
