@@ -185,15 +185,34 @@ def test_resuming_a_stage_is_bit_exact(road, tmp_path, overrides, monkeypatch):
     assert same(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut")))
 
 
-def test_what_was_learned_of_noise_levels_outlives_a_stop(road, tmp_path):
-    values = {"output_dir": str(tmp_path), "steps": 2, "save_every": 2, "eval_every": 0, "tracker": "none"}
-    values = {**values, "model.loss_type": "vb", "model.full_mask_fraction": 0.0}
-    recipe = load_recipe("pretrain", road["config"], values)
-    first, again = (PretrainTask(recipe, road["vqvae"], road["store"], None) for _ in range(2))
-    train(first, recipe)
-    assert first.scheduler.Lt_count.sum() == 2 * 8
-    train(again, recipe)  # finished already: all of it comes from the checkpoint
-    assert torch.equal(again.scheduler.Lt_history, first.scheduler.Lt_history)
+def test_what_was_learned_of_noise_levels_outlives_a_stop(road, tmp_path, monkeypatch):
+    """A run that draws its noise levels by importance is cut and resumed by a process that has learned nothing yet."""
+
+    def task(name, learned):
+        values = {"output_dir": str(tmp_path / name), "steps": 4, "save_every": 2, "eval_every": 0, "tracker": "none"}
+        values = {**values, "model.loss_type": "vb", "model.full_mask_fraction": 0.0}
+        recipe = load_recipe("pretrain", road["config"], values)
+        task = PretrainTask(recipe, road["vqvae"], road["store"], None)
+        if learned:
+            steps = len(task.scheduler)
+            task.scheduler.update_importance(torch.arange(steps).repeat(11), torch.linspace(0, 50, steps).repeat(11))
+        return task, recipe
+
+    whole, recipe = task("whole", True)
+    before = whole.scheduler.state_dict()
+    train(whole, recipe)
+    assert whole.scheduler.Lt_count.sum() == before["Lt_count"].sum() + 4 * 8
+    from hf_vpdd.training import loop
+
+    monkeypatch.setattr(loop._Run, "_stop_requested", lambda self: self.step == 2)  # as SIGTERM in step 2 does
+    with pytest.raises(Terminated):
+        train(*task("cut", True))
+    monkeypatch.undo()
+    again, recipe = task("cut", False)
+    assert again.scheduler.Lt_count.sum() == 0
+    train(again, recipe)
+    assert same(again.scheduler.state_dict(), whole.scheduler.state_dict())
+    assert same(again.model.state_dict(), whole.model.state_dict())
 
 
 def test_a_policy_can_be_fine_tuned_further_with_its_own_bins(road):

@@ -163,6 +163,13 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         parts = (at / a, replace, (gt - g) / visible, a, m / num_classes, g, at, mt / num_classes, gt)
         return Jump(*(part.to(device or t.device) for part in parts))
 
+    def _jump_of(self, sample: torch.Tensor, timestep, prev_timestep, num_classes: int) -> Jump:
+        """`jump` for a batch: one timestep for all samples, or one for each."""
+        j = self.jump(timestep, prev_timestep, num_classes, sample.device)
+        if j.keep.shape[0] not in (1, len(sample)):
+            raise InputError(f"{j.keep.shape[0]} timesteps for a batch of {len(sample)}: give one, or one per sample.")
+        return j
+
     def set_timesteps(self, num_inference_steps: int | None = None, device=None, timesteps: list[int] | None = None):
         """`num_inference_steps` even jumps from T-1 down to -1 (clean), or the given falling `timesteps`."""
         steps = self.config.num_train_timesteps
@@ -220,17 +227,19 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         """
         self._check(x_0, timesteps, num_classes, masks=False)
         self._check(x_t, timesteps, num_classes, masks=True)
-        self._check_logits(logits, x_t, num_classes)
+        self._check_logits(logits, x_t, num_classes, values=False)  # training counts losses that are not finite
         if x_0.shape != x_t.shape or (position_weights is not None and position_weights.shape != x_0.shape):
             raise InputError(f"loss: x_0 {tuple(x_0.shape)}, x_t {tuple(x_t.shape)} and position_weights must agree.")
         steps = self.config.num_train_timesteps
         scale = torch.full_like(timesteps, steps, dtype=torch.float64)
         if timestep_probs is not None:
+            if timestep_probs.shape != timesteps.shape:
+                raise InputError(f"timestep_probs {tuple(timestep_probs.shape)} must be (B,), as the timesteps.")
             scale = 1 / timestep_probs.double()
-        logits, weights = logits.float(), 1.0 if position_weights is None else position_weights.float()
+        weights = 1.0 if position_weights is None else position_weights.float()
 
         if kind == "ce":
-            aux = F.cross_entropy(logits.transpose(1, 2), x_0, reduction="none")
+            aux = F.cross_entropy(logits.float().transpose(1, 2), x_0, reduction="none")
             weights = weights * (x_t != x_0)
             loss = (aux * weights).sum(-1) * (scale / steps).float()
             tiny = torch.finfo(torch.float32).tiny
@@ -264,9 +273,12 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
 
     @torch.no_grad()
     def update_importance(self, timesteps: torch.Tensor, variational: torch.Tensor):
-        """Feed L_t (B,) (summed over modalities) to the history; processes share it when torch.distributed runs."""
+        """Feed L_t (B,) (summed over modalities) to the history; processes share it when torch.distributed runs.
+        Losses that are not finite are left out: one of them would spoil every later draw."""
         seen = torch.zeros(2, len(self.Lt_history), dtype=torch.float64, device=timesteps.device)
-        seen.index_add_(1, timesteps, torch.stack([variational.double() ** 2, torch.ones_like(variational).double()]))
+        finite = torch.isfinite(variational)
+        squares = torch.where(finite, variational, 0.0).double() ** 2
+        seen.index_add_(1, timesteps, torch.stack([squares, finite.double()]))
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(seen)
         squares, count = seen
@@ -285,6 +297,8 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
                     f"Scheduler state: {name} is missing or not of length num_train_timesteps="
                     f"{self.config.num_train_timesteps}; it belongs to another schedule."
                 )
+            if not bool((torch.isfinite(state[name]) & (state[name] >= 0)).all()):
+                raise InputError(f"Scheduler state: {name} has values that are not finite or below 0; it is damaged.")
             setattr(self, name, state[name].detach().clone().double())
 
     # ---- sampling -------------------------------------------------------------------------------------------------
@@ -307,7 +321,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         if logits is None:
             logits = torch.where(classes == x_0.unsqueeze(-1), 0.0, NEVER)
         self._check_logits(logits, sample, num_classes)
-        j = Jump(*(x.unsqueeze(-1) for x in self.jump(timestep, prev_timestep, num_classes, sample.device)))
+        j = Jump(*(x.unsqueeze(-1) for x in self._jump_of(sample, timestep, prev_timestep, num_classes)))
         masked, at_k = (sample == num_classes).unsqueeze(-1), classes == sample.unsqueeze(-1)
         log_p = torch.log_softmax(logits.float().clamp(min=NEVER), -1).double()
         log_pz = torch.where(at_k, log_p + torch.log(j.replace_t / (j.keep_t + j.replace_t)), log_p)
@@ -341,7 +355,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         self._check_step(logits, sample, num_classes, temperature)
         if prev_timestep is None:
             prev_timestep = self._previous_timestep(timestep)
-        j = self.jump(timestep, prev_timestep, num_classes, sample.device)
+        j = self._jump_of(sample, timestep, prev_timestep, num_classes)
         u = uniform((*sample.shape, 2), generator, sample.device)
         x_0 = self.draw_start(logits, temperature, u[..., 0])
         prev_sample = reverse(x_0, sample, u[..., 1], j, num_classes)
@@ -399,10 +413,21 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
             raise InputError(f"temperature is {temperature}; it must be 0 (likeliest class) or positive.")
 
     @staticmethod
-    def _check_logits(logits: torch.Tensor, sample: torch.Tensor, num_classes: int):
+    def _check_logits(logits: torch.Tensor, sample: torch.Tensor, num_classes: int, values: bool = True):
         if logits.shape != (*sample.shape, num_classes):
             want = (*sample.shape, num_classes)
             raise InputError(f"logits are {tuple(logits.shape)}, expected {want}: (B, L, num_classes).")
+        if not values or not logits.is_cpu or not logits.numel() or torch.compiler.is_compiling():
+            return
+        if int(sample.min()) < 0 or int(sample.max()) > num_classes:
+            span = f"{int(sample.min())}..{int(sample.max())}"
+            raise InputError(f"Tokens span {span}, outside this vocabulary's 0..{num_classes} (MASK).")
+        finite = torch.isfinite(logits.amax(-1))  # a class may be ruled out by -inf
+        if not bool(finite.all()):
+            where = tuple(int(i) for i in (~finite).nonzero()[0])
+            raise InputError(
+                f"logits at position {where} are NaN, infinite, or -inf for every class; nothing can be drawn."
+            )
 
     def __len__(self):
         return self.config.num_train_timesteps
