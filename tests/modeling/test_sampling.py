@@ -455,6 +455,7 @@ def test_without_instruction_dropout_training_draws_nothing_more():
         ({"history_codes": torch.zeros(3, 1, 1, 4, 4, dtype=torch.int64)}, "history_codes 3"),
         ({"history_codes": torch.full((2, 1, 1, 4, 4), 12)}, r"outside of this tokenizer's 0\.\.11"),
         ({"history_codes": torch.zeros(2, 1, 1, 4, 5, dtype=torch.int64)}, "expected integer codes"),
+        ({"history_codes": torch.zeros(2, 2, 1, 4, 4, dtype=torch.int64)}, r"sees 1 camera\(s\), in its order; got 2"),
         ({"temperature": -1.0}, "temperature"),
     ],
 )

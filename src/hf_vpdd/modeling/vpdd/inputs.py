@@ -19,16 +19,16 @@ def check_batch(**tensors: torch.Tensor | None) -> int:
 
 
 def check_codes(name: str, codes: torch.Tensor | None, shape: tuple[int, ...], size: int) -> None:
-    """Video codes (B, V, t, h, w) that fit the model. Their values are looked at on the CPU only: a GPU would wait.
+    """Video codes (B, V, t, h, w) of any number of views, `shape` = (t, h, w), that fit the model. Their values are looked at on the CPU only: a GPU would wait.
 
     Raises:
         InputError: Shape, type or values are wrong.
     """
     if codes is None:
         return
-    if codes.is_floating_point() or tuple(codes.shape[1:]) != shape:
+    if codes.is_floating_point() or codes.ndim != 5 or tuple(codes.shape[2:]) != shape:
         want = ", ".join(map(str, shape))
-        raise InputError(f"{name}: expected integer codes (B, {want}), got {codes.dtype} {tuple(codes.shape)}.")
+        raise InputError(f"{name}: expected integer codes (B, V, {want}), got {codes.dtype} {tuple(codes.shape)}.")
     if codes.is_cpu and codes.numel() and not torch.compiler.is_compiling():
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= size:

@@ -16,6 +16,7 @@ from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ...errors import InputError
 from ...schedulers.scheduling_mask_and_replace import MaskAndReplaceScheduler
 from ..vqvae.modeling_vqvae import VPDDVQVAE
 from .configuration_vpdd import VPDDConfig
@@ -226,10 +227,14 @@ class VPDDModel(VPDDPreTrainedModel):
         input_ids: torch.LongTensor | None,
         attention_mask: torch.Tensor | None,
         prompt_embeds: torch.Tensor | None,
+        views: int | None = None,
         **others: torch.Tensor | None,
     ) -> tuple[torch.LongTensor, torch.Tensor]:
         """The current clip's codes (B, V, t, h, w) and the instruction (B, P), from whatever form they were given in.
-        `others` are checked for the same batch size."""
+
+        `others` are checked for the same batch size, V for `views`: to the trunk a view is a row like any other, but
+        an action head knows each camera by its place.
+        """
         check_batch(
             pixel_values=pixel_values,
             history_codes=history_codes,
@@ -238,8 +243,10 @@ class VPDDModel(VPDDPreTrainedModel):
             prompt_embeds=prompt_embeds,
             **others,
         )
-        shape, size = (self.config.num_views, *self.config.latent_shape), self.config.vqvae_config.codebook_size
-        check_codes("history_codes", history_codes, shape, size)
+        check_codes("history_codes", history_codes, self.config.latent_shape, self.config.vqvae_config.codebook_size)
+        for name, given in (("pixel_values", pixel_values), ("history_codes", history_codes)):
+            if views is not None and given is not None and given.shape[1] != views:
+                raise InputError(f"{name}: this policy sees {views} camera(s), in its order; got {given.shape[1]}.")
         prompt = self.embed_prompt(input_ids, attention_mask, prompt_embeds)
         return self.encode_video(pixel_values) if history_codes is None else history_codes, prompt
 
@@ -374,6 +381,7 @@ class VPDDForRobotPolicy(PolicySamplingMixin, VPDDPreTrainedModel):
             input_ids,
             attention_mask,
             prompt_embeds,
+            views=config.num_views,
             video_codes=video_codes,
             state=state,
             actions=actions,

@@ -292,6 +292,7 @@ class PolicySamplingMixin(VideoSamplingMixin):
             input_ids,
             attention_mask,
             prompt_embeds,
+            views=config.num_views,
             state=state,
             committed_actions=committed_actions,
         )
