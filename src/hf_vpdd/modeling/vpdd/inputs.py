@@ -19,7 +19,7 @@ def check_batch(**tensors: torch.Tensor | None) -> int:
 
 
 def check_codes(name: str, codes: torch.Tensor | None, shape: tuple[int, ...], size: int) -> None:
-    """Video codes (B, V, t, h, w), any number of views, that fit the model's `shape` (t, h, w). Their values are looked
+    """Video codes (B, V, t, h, w), any number of views, that fit the `shape` (t, h, w). Their values are looked
     at on the CPU only: a GPU would wait.
 
     Raises:
