@@ -38,7 +38,7 @@ def check_pair(model, processor) -> None:
         ("chunk_size", processor.chunk_size, config.chunk_size),
         ("history_frames", processor.history_frames, config.history_frames),
         ("number of cameras", len(processor.cameras), config.num_views),
-        ("image size", processor.image_size, config.vqvae_config.image_size),
+        ("image size", processor.image_size, config.pixel_size),
         ("action_objective", processor.action_objective, config.action_objective),
     ]
     if config.action_objective == "diffusion":

@@ -222,3 +222,26 @@ def test_no_room_for_the_cache_is_said_before_decoding(tmp_path, dataset_root):
     with pytest.raises(InputError, match="are free; choose another cache_dir or a smaller image_size"):
         build(dataset_root, cache_dir=tmp_path, image_size=10_000_000)
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("feature", ["keyframe", "observation.joint_velocities"])
+def test_keyframes_are_read_or_found(tmp_path, feature):
+    episodes = make_episodes((9, 14))
+    generator = np.random.default_rng(0)
+    expected = []
+    for episode in episodes:
+        length = len(episode["action"])
+        gripper = np.arange(length) >= 5
+        episode["action"][:, -1] = gripper
+        velocities = generator.uniform(0.2, 1, (length, 7)).astype(np.float32)
+        if feature == "keyframe":
+            episode[feature] = gripper.astype(np.float32)
+            expected += gripper.tolist()
+        else:
+            episode[feature] = velocities
+            expected += [step in (5, length - 1) for step in range(length)]
+    store = build(write_dataset(tmp_path / "set", episodes))
+    assert store.keyframe.dtype == bool and store.keyframe.tolist() == expected
+    assert store.subset([1]).keyframe.tolist() == expected[9:]
+    assert FrameStore.concat([store, store]).keyframe.tolist() == expected * 2
+    assert build(write_dataset(tmp_path / "without", make_episodes((4,)))).keyframe is None

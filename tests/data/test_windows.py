@@ -121,3 +121,37 @@ def test_bad_input_is_named(store, codes):
     for rows in ([], [83], [-1]):
         with pytest.raises(InputError, match="frame_indices"):
             WindowDataset(store, frame_indices=rows)
+
+
+def with_keyframes(store):
+    """The store, and by hand the keyframes of its episodes of 7, 23, 1, 40 and 12 frames."""
+    rows = [[2, 6], [8, 15, 29], [], [33, 40, 41, 70], [82]]
+    keyframe = np.zeros(store.num_frames, bool)
+    keyframe[sum(rows, [])] = True
+    return dataclasses.replace(store, keyframe=keyframe), rows
+
+
+@pytest.mark.parametrize("subset", [None, [1, 2, 4]])
+def test_chunks_of_keyframes_equal_the_definition(store, subset):
+    whole, rows = with_keyframes(store)
+    chosen = whole if subset is None else whole.subset(subset)
+    dataset = WindowDataset(chosen, chunk_size=3, targets="keyframes", with_pixels=False)
+    batch = dataset[np.random.default_rng(0).permutation(len(dataset))]
+    for k, action, pad in zip(batch["frame_index"].numpy(), batch["action"].numpy(), batch["action_is_pad"].numpy()):
+        row = k if subset is None else chosen.rows[k]
+        episode = whole.frame_episode[row]
+        ahead = [keyframe for keyframe in rows[episode] if keyframe > row][:3]
+        expected = [*ahead, *[whole.episode_to[episode] - 1] * (3 - len(ahead))]
+        assert (action == whole.action[expected]).all() and pad.tolist() == [False] * len(ahead) + [True] * (
+            3 - len(ahead)
+        )
+    useful = [k for k in range(whole.num_frames) if any(k < f for f in rows[whole.frame_episode[k]])]
+    assert np.flatnonzero(WindowDataset(whole, targets="keyframes").with_targets()).tolist() == useful
+
+
+def test_keyframes_must_be_known(store):
+    with pytest.raises(InputError, match="does not say which frames are keyframes.*joint_velocities"):
+        WindowDataset(store, targets="keyframes")
+    with pytest.raises(InputError, match="must be one of steps, keyframes"):
+        WindowDataset(store, targets="poses")
+    WindowDataset(store, targets="keyframes", with_actions=False)  # video needs none

@@ -28,6 +28,19 @@ def test_decode_values_encode_to_themselves(num_bins):
     assert (bins.valid_bins[:2] == num_bins).all()  # continuous dimensions use the whole vocabulary
 
 
+def test_quantiles_alone_leave_no_gap():
+    """Few values for many bins: atoms would take nearly all bins and leave one to the rest."""
+    values = np.random.default_rng(0).uniform(0, 1, (400, 1))
+    for atoms, limit in ((True, 1.0), (False, 0.02)):
+        bins = ActionBins(fit_action_bins(values, 360, atoms=atoms), 360)
+        decoded = bins.decode(bins.encode(torch.from_numpy(values)))
+        error = (decoded - torch.from_numpy(values)).abs().max()
+        assert error < limit
+        assert bins.valid_bins.tolist() == [360]
+    repeated = np.repeat([[0.0], [0.5], [0.7], [1.0]], 100, axis=0)
+    assert fit_action_bins(repeated, 3, atoms=False)[0]["decode"] == pytest.approx([0.0, 0.7, 1.0])
+
+
 def test_extremes_and_discrete_values_are_exact():
     actions = _expert_like()
     bins = ActionBins(fit_action_bins(actions, 33), 33)

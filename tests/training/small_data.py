@@ -11,20 +11,37 @@ TASKS = ("press the button from above", "close the drawer")
 SIZE = 32
 
 
-def write_dataset(root: Path, episodes_per_task: int = 4, actions: bool = True, length: int = 18) -> Path:
+def write_dataset(
+    root: Path,
+    episodes_per_task: int = 4,
+    actions: bool = True,
+    length: int = 18,
+    cameras: tuple[str, ...] = ("corner2",),
+    state: bool = True,
+    fps: int = 80,
+    tasks: list[str] = TASKS,
+    size: int = SIZE,
+) -> Path:
+    """Every further camera sees the first one's picture turned by a quarter."""
     rng = np.random.default_rng(0)
-    writer = LeRobotWriter(root, fps=80, robot_type="sawyer")
+    writer = LeRobotWriter(root, fps=fps, robot_type="sawyer")
     for episode in range(2 * episodes_per_task):
         task = episode % 2
         start, frames = int(rng.integers(2, 8)), np.full((length, SIZE, SIZE, 3), 70, np.uint8)
         frames[:, 26:29, 4 + 2 * episode : 7 + 2 * episode] = (20, 220, 40)  # stands still, elsewhere in each episode
         for t in range(length):
             frames[t, 8 + 8 * task : 15 + 8 * task, start + t // 2 : start + 7 + t // 2] = (220, 60 * task, 50)
-        state = np.cumsum(rng.normal(size=(length, 4)), 0).astype(np.float32) * 0.01
-        columns = {"observation.images.corner2": frames, "observation.state": state}
+        frames = frames.repeat(size // SIZE, axis=1).repeat(size // SIZE, axis=2)
+        columns = {
+            f"observation.images.{camera}": np.ascontiguousarray(np.rot90(frames, number, (1, 2)))
+            for number, camera in enumerate(cameras)
+        }
+        joints = np.cumsum(rng.normal(size=(length, 4)), 0).astype(np.float32) * 0.01
+        if state:
+            columns["observation.state"] = joints
         if actions:
             columns["action"] = np.clip(rng.normal(scale=1 + episode, size=(length, 4)), -1, 1).astype(np.float32)
-        writer.add_episode(columns, TASKS[task])
+        writer.add_episode(columns, tasks[task])
     writer.finalize()
     return root
 

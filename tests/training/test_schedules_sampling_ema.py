@@ -79,7 +79,7 @@ def test_average_follows_its_formula_and_swapping_is_exact():
     for update in (1, 2, 3):
         with torch.no_grad():
             layer.weight += 1
-        ema.update()
+        ema.update(update)
         decay = min(0.5, (1 + update) / (10 + update))
         expected = decay * expected + (1 - decay) * layer.weight.detach()
     assert len(ema.shadow) == 1  # what is frozen has no average
@@ -90,6 +90,20 @@ def test_average_follows_its_formula_and_swapping_is_exact():
     again = Ema(layer.parameters(), 0.5)
     again.load_state_dict(ema.state_dict())
     assert again.updates == 3 and torch.equal(again.shadow[0], ema.shadow[0])
+
+
+def test_average_as_the_official_code_keeps_it():
+    """Every 10 steps; a copy of the weights before step 30, then the full decay, without a warm-up (spec §5)."""
+    layer = nn.Linear(1, 1, bias=False)
+    ema, expected = Ema(layer.parameters(), 0.995, every=10, start=30), layer.weight.detach().clone()
+    for step in range(1, 61):
+        with torch.no_grad():
+            layer.weight.fill_(float(step))
+        ema.update(step)
+        if step % 10 == 0:
+            expected = torch.full((1, 1), float(step)) if step < 30 else expected.lerp(layer.weight.detach(), 0.005)
+        torch.testing.assert_close(ema.shadow[0], expected, rtol=0, atol=0 if step < 30 else 1e-5)
+    assert 20 < ema.shadow[0].item() < 21
 
 
 def test_norms_biases_and_embeddings_are_not_decayed_and_multipliers_scale_the_rate():

@@ -2,6 +2,7 @@
 
 hf-vpdd eval --policy runs/my-policy --tasks mt10 --episodes 100 --out outputs/eval
 hf-vpdd eval --policy expert --tasks mt10 --out outputs/expert          # the scripted expert on the same episodes
+xvfb-run -a hf-vpdd eval --env rlbench --policy runs/rlbench --tasks vpdd17 --out outputs/rlbench
 """
 
 import argparse
@@ -11,26 +12,36 @@ from pathlib import Path
 from ..errors import InputError
 
 
-SUMMARY = "Run a policy in Meta-World: success rates with intervals, videos, a report page."
+SUMMARY = "Run a policy in a simulator: success rates with intervals, videos, a report page."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    from ..envs.registry import SIMULATORS
     from ..evaluation.episodes import PERTURBATIONS, PROTOCOLS
 
+    parser.add_argument(
+        "--env", choices=list(SIMULATORS), help="the simulator; the one that --protocol belongs to if not given"
+    )
     parser.add_argument("--policy", required=True, help="folder of a checkpoint, name on the Hub, expert or null")
     parser.add_argument(
         "--tasks",
-        help="mt10 (default under lean), all (default under the other protocols), quickstart, easy, medium, hard, "
-        "very_hard, or task names with commas",
+        help="mt10 (default under lean), all (default under Meta-World's other protocols), quickstart, easy, medium, "
+        "hard, very_hard; of RLBench vpdd17 (default), peract18; or task names with commas",
     )
     parser.add_argument("--episodes", type=int, help="per task; the protocol's own number if not given (lean: 20)")
+    parser.add_argument(
+        "--variations",
+        help="RLBench: numbers with commas, in turn from episode to episode; if not given, by the seeds",
+    )
     parser.add_argument(
         "--seed", type=int, help="of the first episode; the protocol's own if not given (lean: 100000)"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--resume", action="store_true", help="go on with the results in --out")
     parser.add_argument(
-        "--protocol", choices=list(PROTOCOLS), default="lean", help="how pictures are made, and limits"
+        "--protocol",
+        choices=list(PROTOCOLS),
+        help="how pictures are made, and limits; the first one of --env if not given (lean, rlbench)",
     )
     parser.add_argument(
         "--perturb", choices=["none", *PERTURBATIONS], default="none", help="change the scene or words"
@@ -52,22 +63,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..envs.gl import configure_gl
-    from ..evaluation.episodes import PROTOCOLS, make_episodes
+    from ..evaluation.episodes import PROTOCOLS, default_protocol, make_episodes
     from ..evaluation.policies import load_policy
     from ..evaluation.runner import evaluate
     from ..evaluation.tables import evaluation_report, summary_text
 
     if args.videos < 0:
         raise InputError(f"--videos must not be negative; got {args.videos}")
-    protocol = PROTOCOLS[args.protocol]
+    protocol = PROTOCOLS[args.protocol or default_protocol(args.env or "metaworld")]
+    simulator = protocol.simulator
+    if args.env not in (None, simulator.name):
+        raise InputError(f"--protocol {protocol.name} belongs to --env {simulator.name}, not {args.env}")
+    simulator.check_policy(args.policy)
     episodes = make_episodes(
         args.tasks or protocol.tasks,
         protocol.episodes if args.episodes is None else args.episodes,
         protocol.seed if args.seed is None else args.seed,
         args.perturb,
+        env=simulator.name,
+        variations=_numbers(args.variations),
     )
-    configure_gl()
+    simulator.prepare()
     options = {"num_inference_steps": args.inference_steps, "temperature": args.temperature}
     options = {name: value for name, value in options.items() if value is not None}
     if args.policy in ("expert", "null") and options:
@@ -81,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         args.out,
         name=name,
         checkpoint=args.policy,
-        protocol=args.protocol,
+        protocol=protocol.name,
         workers=args.workers,
         envs=args.envs,
         execute=args.execute,
@@ -90,11 +106,18 @@ def run(args: argparse.Namespace) -> int:
         videos=args.videos,
         resume=args.resume,
     )
-    page = evaluation_report(evaluation, f"{name} in Meta-World", protocol.label).save(args.out / "report.html")
+    page = evaluation_report(evaluation, f"{name} in {simulator.title}", protocol.label).save(args.out / "report.html")
     print(
         f"\n{summary_text(evaluation)}\n\nresults: {args.out}/summary.json, {args.out}/episodes.jsonl\nreport:  {page}"
     )
     return 0
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    try:
+        return None if text is None else [int(word) for word in text.split(",")]
+    except ValueError:
+        raise InputError(f"--variations {text}: give whole numbers with commas, e.g. 0,3,7") from None
 
 
 def leave_cores_to(workers: int) -> None:

@@ -12,9 +12,14 @@ _HOME = {
     "LeRobotWriter": "lerobot_writer",
     "RunningStatistics": "statistics",
     "WindowDataset": "windows",
+    "build_views": "multiview",
     "dataset_fingerprint": "lerobot",
     "decode_video": "video",
     "encode_video": "video",
+    "find_keyframes": "keyframes",
+    "flatten_views": "multiview",
+    "join_views": "multiview",
+    "next_keyframes": "keyframes",
     "tokenize": "tokens",
 }
 

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import atomic_path
+from .keyframes import find_keyframes
 from .lerobot import LeRobotDataset, dataset_fingerprint
 from .video import iterate_numbered_frames
 
@@ -118,9 +119,16 @@ def _reopen(parts: list, rows: np.ndarray | None) -> FrameRows:
 class FrameStore:
     """Frames, states and actions of E episodes, N frames, laid end to end.
 
+    Through one camera, or through several (`join_views`): then `views` holds one store per camera, and `frames` and
+    `camera` are those of the first. Or of one camera after the other (`flatten_views`), for networks that look at each
+    picture by itself: then an episode occurs once per camera, and `episode_take` says which occurrences are one.
+
     Attributes:
         frames: uint8 RGB (N, S, S, 3).
         state, action: float32 (N, Ds) and (N, A) in the robot's units, or None when the dataset has none.
+        keyframe: bool (N,), the moments that a keyframe policy is trained to name: the dataset's feature `keyframe`;
+            or found by PerAct's rule where it has `observation.joint_velocities` (rad/s) and an action whose last
+            number is the gripper; else None.
         episode_from, episode_to: int64 (E,), first frame of each episode and the one after its last.
         episode_task: the instruction of each episode.
         fps, camera, image_size: as asked for and found.
@@ -128,6 +136,10 @@ class FrameStore:
         name: the dataset's folder, for messages.
         cache_dir: where caches made from these frames go by default.
         rows: of a subset, int64 (N,) the rows of the store it was taken from, which has `rows_of` frames; else None.
+        views: one store per camera, V >= 2 of them; else empty.
+        pieces: of a joined store, what it was joined from, one after the other; else empty.
+        episode_root: the dataset folder of each episode; None: all `name`.
+        episode_take: int64 (E,), equal for occurrences of one episode; None: all differ.
     """
 
     frames: FrameRows
@@ -144,6 +156,11 @@ class FrameStore:
     cache_dir: Path
     rows: np.ndarray | None = None
     rows_of: int | None = None
+    views: tuple["FrameStore", ...] = ()
+    pieces: tuple["FrameStore", ...] = ()
+    keyframe: np.ndarray | None = None
+    episode_root: list[str] | None = None
+    episode_take: np.ndarray | None = None
 
     @staticmethod
     def build(
@@ -206,34 +223,49 @@ class FrameStore:
             fingerprint=fingerprint,
             name=str(dataset.root),
             cache_dir=cache_dir,
+            keyframe=arrays.get("keyframe"),
         )
 
     @staticmethod
-    def concat(stores: Sequence["FrameStore"]) -> "FrameStore":
+    def concat(stores: Sequence["FrameStore"], video_only: bool = False) -> "FrameStore":
         """Several stores as one, in order. Actions (and states) are kept only when every store has them.
 
+        Args:
+            video_only: What matters is the pictures: frame rates may differ, and states or actions of different sizes
+                are dropped.
+
         Raises:
-            InputError: Image sizes, frame rates, state or action sizes differ; no store given.
+            InputError: Image sizes, frame rates, numbers of cameras, state or action sizes differ; no store given.
         """
         stores = list(stores)
         if not stores:
             raise InputError("FrameStore.concat needs at least one store")
         if len(stores) == 1:
             return stores[0]
-        for what in ("image_size", "fps"):
+        cameras = {store.name: store.cameras for store in stores}
+        if len({len(store.cameras) for store in stores}) > 1:
+            raise InputError(f"stores of different numbers of cameras cannot be joined: {cameras}")
+        if stores[0].views:
+            from .multiview import join_views
+
+            views = zip(*(store.views for store in stores))
+            return join_views([FrameStore.concat(view, video_only) for view in views])
+        for what in ("image_size",) if video_only else ("image_size", "fps"):
             values = {store.name: getattr(store, what) for store in stores}
-            if len(set(values.values())) > 1:
+            if len({getattr(store, what) for store in stores}) > 1:
                 raise InputError(f"stores of different {what} cannot be joined: {values}")
-        joined = {}
-        for what in ("state", "action"):
+        joined = {"state": None, "action": None, "keyframe": None}
+        for what in joined:
             arrays = [getattr(store, what) for store in stores]
-            joined[what] = None
-            if all(array is not None for array in arrays):
-                sizes = {store.name: array.shape[1] for store, array in zip(stores, arrays)}
-                if len(set(sizes.values())) > 1:
-                    raise InputError(f"stores with {what}s of different sizes cannot be joined: {sizes}")
+            if any(array is None for array in arrays):
+                continue
+            if len({array.shape[1:] for array in arrays}) == 1:
                 joined[what] = np.concatenate(arrays)
+            elif not video_only:
+                sizes = {store.name: array.shape[1] for store, array in zip(stores, arrays)}
+                raise InputError(f"stores with {what}s of different sizes cannot be joined: {sizes}")
         offsets = np.cumsum([0, *(store.num_frames for store in stores)])
+        takes = np.cumsum([0, *(int(store.takes.max()) + 1 for store in stores)])
         return replace(
             stores[0],
             **joined,
@@ -242,9 +274,12 @@ class FrameStore:
             episode_to=np.concatenate([store.episode_to + o for store, o in zip(stores, offsets)]),
             episode_task=[task for store in stores for task in store.episode_task],
             fingerprint=hashlib.sha256("+".join(store.fingerprint for store in stores).encode()).hexdigest(),
-            name=" + ".join(store.name for store in stores),
+            name=" + ".join(dict.fromkeys(store.name for store in stores)),
             rows=None,
             rows_of=None,
+            pieces=tuple(piece for store in stores for piece in store.pieces or (store,)),
+            episode_root=[root for store in stores for root in store.roots],
+            episode_take=np.concatenate([store.takes + o for store, o in zip(stores, takes)]),
         )
 
     # -- sizes and look-ups --------------------------------------------------------------------------------------
@@ -264,6 +299,26 @@ class FrameStore:
         size = f"{self.num_episodes} episodes, {self.num_frames} frames"
         return f"FrameStore({self.name!r}, camera={self.camera!r}, {size})"
 
+    @property
+    def cameras(self) -> list[str]:
+        """Names of the cameras, in the order of `views`."""
+        return [view.camera for view in self.views] or [self.camera]
+
+    @property
+    def roots(self) -> list[str]:
+        """The dataset folder of each episode."""
+        return [self.name] * self.num_episodes if self.episode_root is None else self.episode_root
+
+    @property
+    def takes(self) -> np.ndarray:
+        """int64 (E,): episodes with the same number are one episode, seen by different cameras."""
+        return np.arange(self.num_episodes) if self.episode_take is None else self.episode_take
+
+    @cached_property
+    def view_frames(self) -> FrameRows:
+        """uint8 (V * N, S, S, 3): all frames of the first camera, then all of the second, ..."""
+        return FrameRows.concat([view.frames for view in self.views]) if self.views else self.frames
+
     @cached_property
     def tasks(self) -> list[str]:
         """The different instructions, in order of first appearance."""
@@ -281,16 +336,25 @@ class FrameStore:
         return np.array([index[task] for task in self.episode_task])[self.frame_episode]
 
     def clips(self, indices: np.ndarray, length: int, stride: int = 1) -> np.ndarray:
-        """What a robot has seen up to each frame: uint8 (B, length, S, S, 3), the frame itself last.
+        """What the (first) camera has seen up to each frame: uint8 (B, length, S, S, 3), the frame itself last.
 
         Before the start of an episode there are black images, as a robot's history begins (VPDD §4.1).
         """
+        return self._clips(self.frames, np.zeros(1, np.int64), indices, length, stride)[:, 0]
+
+    def view_clips(self, indices: np.ndarray, length: int, stride: int = 1) -> np.ndarray:
+        """The same of every camera: uint8 (B, V, length, S, S, 3), in one gather."""
+        offsets = self.num_frames * np.arange(len(self.cameras))
+        return self._clips(self.view_frames, offsets, indices, length, stride)
+
+    def _clips(self, frames: FrameRows, offsets: np.ndarray, indices, length: int, stride: int) -> np.ndarray:
         indices = np.asarray(indices, np.int64)
         wanted = indices[:, None] - stride * np.arange(length - 1, -1, -1)
         first = self.episode_from[self.frame_episode[indices]][:, None]
-        clips = self.frames[np.maximum(wanted, first)]
+        clips = frames[np.maximum(wanted, first)[:, None] + offsets[:, None]]
         if length > 1:
-            clips[wanted < first] = 0
+            black = np.broadcast_to((wanted < first)[:, None], clips.shape[:3])
+            clips[black] = 0
         return clips
 
     # -- choosing episodes ---------------------------------------------------------------------------------------
@@ -319,12 +383,17 @@ class FrameStore:
             frames=self.frames.select(rows),
             state=None if self.state is None else self.state[rows],
             action=None if self.action is None else self.action[rows],
+            keyframe=None if self.keyframe is None else self.keyframe[rows],
             episode_from=to - length,
             episode_to=to,
             episode_task=[self.episode_task[i] for i in episodes],
             fingerprint=chosen,
             rows=rows if self.rows is None else self.rows[rows],
             rows_of=self.num_frames if self.rows is None else self.rows_of,
+            views=tuple(view.subset(episodes) for view in self.views),
+            pieces=(),
+            episode_root=None if self.episode_root is None else [self.episode_root[i] for i in episodes],
+            episode_take=None if self.episode_take is None else self.episode_take[episodes],
         )
 
     def per_task(self, k: int, seed: int | None = None) -> "FrameStore":
@@ -347,7 +416,12 @@ class FrameStore:
 
 
 def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
-    names = {"observation.state": "state", "action": "action"}
+    names = {
+        "observation.state": "state",
+        "action": "action",
+        "keyframe": "keyframe",
+        "observation.joint_velocities": "velocities",
+    }
     present = [key for key in names if key in dataset.features]
     arrays = {}
     for key, value in dataset.columns(present).items():
@@ -362,6 +436,15 @@ def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
                 "it again"
             )
         arrays[names[key]] = value
+    velocities = arrays.pop("velocities", None)
+    if "keyframe" in arrays:
+        arrays["keyframe"] = arrays["keyframe"][:, 0] > 0
+    elif velocities is not None and "action" in arrays:
+        arrays["keyframe"] = np.zeros(len(velocities), bool)
+        for start, length in zip(dataset.episodes.start, dataset.episodes.length):
+            rows = slice(start, start + length)
+            found = find_keyframes(arrays["action"][rows, -1] > 0.5, velocities[rows])
+            arrays["keyframe"][start + found] = True
     return arrays
 
 

@@ -25,7 +25,7 @@ from ..version import __version__
 from .episodes import Episode
 
 
-PACKAGES = ("torch", "transformers", "diffusers", "metaworld", "mujoco", "gymnasium", "numpy")
+PACKAGES = ("torch", "transformers", "diffusers", "metaworld", "mujoco", "rlbench", "pyrep", "gymnasium", "numpy")
 
 
 class ResultFolder:
@@ -126,7 +126,7 @@ def _processor() -> str:
 
 
 def _key(result: Mapping[str, Any]) -> tuple:
-    return Episode(result["task"], result["seed"], result["instruction"], result["perturbation"]).key
+    return Episode.from_dict(result).key
 
 
 def _read_json(path: Path) -> dict[str, Any]:

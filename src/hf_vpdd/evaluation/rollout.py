@@ -10,6 +10,7 @@ an episode's start comes from its seed alone, and every plan draws from a genera
 and the number of the plan.
 """
 
+import dataclasses
 import hashlib
 import inspect
 import time
@@ -35,7 +36,10 @@ class Film:
         success: How it ended.
         actions: float32 (n, A), those that were run.
         plan_steps: int64 (P,), the environment step at which each plan was made.
-        imagined: uint8 (P, H, W, 3), the last picture of the future that each plan imagined; None if it imagined none.
+        imagined: uint8 (P, H, W, 3), the last picture of the future that each plan imagined, as the first camera would
+            see it; None if it imagined none.
+        frames: uint8 (N, H, W, 3), what the first camera saw, every `FILM_EVERY` ticks and at the end (see
+            `simulators.Seen`); `plan_steps` then count ticks. None where running the actions again is the episode.
     """
 
     episode: Episode
@@ -43,6 +47,7 @@ class Film:
     actions: np.ndarray
     plan_steps: np.ndarray
     imagined: np.ndarray | None
+    frames: np.ndarray | None = None
 
 
 @dataclass
@@ -59,6 +64,7 @@ class _Play:
     reward: float = 0.0
 
 
+FILM_EVERY = 2  # ticks from one frame of a film to the next
 # One more environment of a task costs 0.35 s; it pays when it will run this many episodes.
 EPISODES_PER_ENVIRONMENT = 3
 
@@ -112,7 +118,8 @@ def rollout(
     Yields:
         (result, film or None). A result has the episode's `task`, `seed`, `instruction` and `perturbation`, and
         `success` (bool, at any step), `steps`, `plans`, `reward` (sum of the simulator's) and `plan_ms` (the
-        episode's share of the wall time of its plans: a batch of n costs each member 1/n).
+        episode's share of the wall time of its plans: a batch of n costs each member 1/n); also `said`, the sentence,
+        where the simulator chose it, and `failure`, the reason, of an episode that ended before its time.
 
     Raises:
         InputError: The policy's actions do not fit, or the simulator refused the episode.
@@ -120,6 +127,7 @@ def rollout(
     """
     inside = getattr(policy, "acts_in_simulator", False)
     execute = actions_to_run(policy, execute)
+    replays = simulators.view.simulator.replays
     seeded = not inside and "generator" in inspect.signature(policy.predict).parameters
     queue = _Queue(episodes)
     plays: dict[int, _Play] = {}
@@ -129,8 +137,10 @@ def rollout(
         running = [(play.episode.task, play.episode.scene) for play in plays.values()]
         episode = queue.take(last, running)
         if episode is not None:
-            plays[seat] = _Play(episode, film(episode))
-            simulators.send("begin", seat, episode.task, episode.seed, episode.scene)
+            play = plays[seat] = _Play(episode, film(episode))
+            film_every = FILM_EVERY if play.film and not replays else 0
+            start = (episode.task, episode.seed, episode.scene, episode.variation, film_every)
+            simulators.send("begin", seat, *start)
 
     for seat in simulators.seats:
         begin(seat, None)
@@ -160,7 +170,11 @@ def rollout(
 def _plan(policy: Any, plays: list[_Play], execute: int, seed: int, seeded: bool) -> None:
     """One call of the policy for all these episodes; appends to each its next chunk."""
     observations = [
-        {"images": play.seen.images, "state": play.seen.state, "instruction": play.episode.instruction}
+        {
+            "images": play.seen.images,
+            "state": play.seen.state,
+            "instruction": play.episode.instruction or play.seen.instruction,
+        }
         for play in plays
     ]
     filmed = any(play.film for play in plays) and imagines(policy)
@@ -176,10 +190,11 @@ def _plan(policy: Any, plays: list[_Play], execute: int, seed: int, seeded: bool
         )
     for index, play in enumerate(plays):
         play.actions.append(np.ascontiguousarray(actions[index, :execute], np.float32))
-        play.plan_steps.append(play.seen.steps)
+        play.plan_steps.append(play.seen.ticks)
         play.plan_ms += each_ms
         if play.film and video is not None:
-            play.imagined.append(video[index, -1].copy())  # a copy: the batch's video would stay in memory
+            last = video[index, -1]  # the cameras side by side; a copy: the batch's video would stay in memory
+            play.imagined.append(last[:, : last.shape[0]].copy())
 
 
 def _generator(play: _Play, seed: int):
@@ -198,6 +213,7 @@ def _array(values: Any) -> np.ndarray | None:
 
 
 def _result(play: _Play) -> dict[str, Any]:
+    told = {"failure": play.seen.failure, "said": None if play.episode.instruction else play.seen.instruction}
     return {
         **play.episode.to_dict(),
         "success": play.seen.success,
@@ -205,14 +221,17 @@ def _result(play: _Play) -> dict[str, Any]:
         "plans": len(play.plan_steps),
         "reward": round(play.reward, 4),
         "plan_ms": round(play.plan_ms, 3),
+        **{name: value for name, value in told.items() if value},
     }
 
 
 def _film(play: _Play) -> Film:
+    said = play.episode.instruction or play.seen.instruction
     return Film(
-        episode=play.episode,
+        episode=dataclasses.replace(play.episode, instruction=said),
         success=play.seen.success,
         actions=np.concatenate(play.actions)[: play.seen.steps],
         plan_steps=np.asarray(play.plan_steps, np.int64),
         imagined=np.stack(play.imagined) if play.imagined else None,
+        frames=play.seen.frames,
     )

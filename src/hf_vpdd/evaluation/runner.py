@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..envs.tasks import DIFFICULTIES, task_info
+import numpy as np
+
+from ..envs.registry import Simulator
+from ..envs.tasks import DIFFICULTIES
 from ..errors import InputError
 from .episodes import FIRST_EVALUATION_SEED, PROTOCOLS, Episode
 from .metrics import Score, mean_over_tasks, score, score_by_task
@@ -218,11 +221,21 @@ def _film(chosen: _Choice, simulators: Simulators, ahead: int, progress: bool) -
     if not waiting:
         return
     with _bar(len(waiting), "videos", "video", progress) as bar:
+
+        def finish(path: Path, film: Film, frames: np.ndarray) -> None:
+            write_video(chosen.videos / f"{path.stem}.mp4", compose(film, frames, ahead))
+            path.unlink()
+            bar.update()
+
         free = list(simulators.seats)[: max(1, 2 * simulators.workers)]  # two a worker: one runs, one is on its way
         while waiting or under_way:
             while waiting and free:
-                path, seat = waiting.pop(0), free.pop()
+                path = waiting.pop(0)
                 film = load_film(path)
+                if film.frames is not None:
+                    finish(path, film, film.frames)
+                    continue
+                seat = free.pop()
                 under_way[seat] = path, film
                 episode = film.episode
                 size = PANEL if film.imagined is not None else 288
@@ -230,9 +243,7 @@ def _film(chosen: _Choice, simulators: Simulators, ahead: int, progress: bool) -
             for seen in simulators.receive():
                 path, film = under_way.pop(seen.seat)
                 free.append(seen.seat)
-                write_video(chosen.videos / f"{path.stem}.mp4", compose(film, seen.frames, ahead))
-                path.unlink()
-                bar.update()
+                finish(path, film, seen.frames)
     shutil.rmtree(chosen.films)  # empty but for leftovers
 
 
@@ -257,7 +268,7 @@ def _summary(
         "episodes": len(results),
         "mean_success": mean_over_tasks(score_by_task(results)),
         "overall": score("all", results).to_dict(),
-        "by_difficulty": by_difficulty(score_by_task(results)),
+        "by_difficulty": by_difficulty(score_by_task(results), PROTOCOLS[about["protocol"]].simulator),
         "ms_per_action": ms_per_action(results),
         "tasks": tasks,
         "warnings": warnings,
@@ -265,11 +276,12 @@ def _summary(
     }
 
 
-def by_difficulty(scores: Sequence[Score]) -> dict[str, float]:
-    """Mean success of the tasks in each of LeRobot's groups (easy, medium, hard, very_hard) that occurs."""
-    groups: dict[str, list[Score]] = {}
+def by_difficulty(scores: Sequence[Score], simulator: Simulator) -> dict[str, float]:
+    """Mean success of the tasks in each of LeRobot's groups (easy, medium, hard, very_hard) that occurs; empty for a
+    simulator without such groups."""
+    groups: dict[str | None, list[Score]] = {}
     for one in scores:
-        groups.setdefault(task_info(one.name).difficulty, []).append(one)
+        groups.setdefault(simulator.difficulty(one.name), []).append(one)
     return {name: mean_over_tasks(groups[name]) for name in DIFFICULTIES if name in groups}
 
 

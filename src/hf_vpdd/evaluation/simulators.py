@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from ..envs.registry import Simulator
 from ..errors import InputError
 from .episodes import PROTOCOLS, Episode
 
@@ -40,7 +41,8 @@ class View:
         image_size: Height and width in pixels; None is the protocol's own.
         max_steps: Steps after which an episode has failed; None is the protocol's own.
         history_frames: Images per camera and plan, oldest first, this one included.
-        history_stride: Environment steps between two of them.
+        history_stride: Steps between two of them: of the environment, or of the simulator on the way between two
+            keyframes.
     """
 
     protocol: str = "lean"
@@ -56,6 +58,10 @@ class View:
         if self.max_steps is not None and self.max_steps < 1:
             raise InputError(f"max_steps must be at least 1; got {self.max_steps}")
 
+    @property
+    def simulator(self) -> Simulator:
+        return PROTOCOLS[self.protocol].simulator
+
 
 @dataclass
 class Seen:
@@ -68,10 +74,14 @@ class Seen:
         state: float32 (Ds,). None when the episode is over.
         steps: Environment steps since the episode began.
         success: It succeeded at some step.
-        over: It succeeded, or ran out of steps.
+        over: It succeeded, failed, or ran out of steps.
         reward: Sum of the simulator's rewards since the last message.
         actions: What was done, float32 (n, A): only of the scripted expert, whose actions are made in the worker.
-        frames: Only of `film`: uint8 (N, H, W, 3).
+        frames: Of `film`, and at the end of an episode that was begun to be filmed: uint8 (N, H, W, 3).
+        instruction: What the simulator says is to be done.
+        failure: Why it ended before its time, if it did.
+        ticks: Pictures since the episode began of which `frames` holds every so many: environment steps, but where the
+            steps are keyframes, simulator steps between them.
     """
 
     seat: int
@@ -83,6 +93,9 @@ class Seen:
     reward: float = 0.0
     actions: np.ndarray | None = None
     frames: np.ndarray | None = None
+    instruction: str = ""
+    failure: str | None = None
+    ticks: int = 0
 
 
 class Stage:
@@ -97,12 +110,19 @@ class Stage:
         kind, seat, *arguments = message
         return getattr(self, kind)(seat, *arguments)
 
-    def begin(self, seat: int, task: str, seed: int, scene: str | None) -> Seen:
-        """Starts an episode on a seat and returns what it looks like."""
+    def begin(
+        self, seat: int, task: str, seed: int, scene: str | None, variation: int | None = None, film_every: int = 0
+    ) -> Seen:
+        """Starts an episode on a seat and returns what it looks like.
+
+        Args:
+            film_every: Keep the first camera's picture of every so many ticks, for the last answer; 0 keeps none.
+        """
         self._leave(seat)
         env = self._environment(task, scene, self.view.image_size)
-        running = self._running[seat] = _Running(env, (task, scene, self.view.image_size), self.view)
-        observation, _ = env.reset(seed=seed)
+        key = (task, scene, self.view.image_size)
+        running = self._running[seat] = _Running(env, key, self.view, film_every)
+        observation, _ = env.reset(seed=seed, options=None if variation is None else {"variation": variation})
         running.remember(observation)
         return self._seen(seat)
 
@@ -163,9 +183,18 @@ class Stage:
     def _seen(self, seat: int, reward: float = 0.0, actions: np.ndarray | None = None) -> Seen:
         running = self._running[seat]
         seen = Seen(
-            seat, steps=running.steps, success=running.success, over=running.over, reward=reward, actions=actions
+            seat,
+            steps=running.steps,
+            success=running.success,
+            over=running.over,
+            reward=reward,
+            actions=actions,
+            instruction=running.instruction,
+            failure=running.failure,
+            ticks=running.ticks,
         )
         if running.over:
+            seen.frames = running.film()
             self._leave(seat)
         else:
             seen.images, seen.state = running.look()
@@ -178,15 +207,15 @@ class Stage:
             if not self._idle[key]:  # no key without an environment: `_put_back` closes those of the oldest one
                 del self._idle[key]
             return env
-        from ..envs.metaworld import MetaWorldEnv
-
-        return MetaWorldEnv(
+        return self.view.simulator.make(
             task,
             cameras=self.view.cameras,
             image_size=image_size,
             protocol=self.view.protocol,
             max_steps=self.view.max_steps,
             perturbation=scene,
+            history_frames=self.view.history_frames,
+            history_stride=self.view.history_stride,
         )
 
     def _leave(self, seat: int) -> None:
@@ -207,16 +236,35 @@ class Stage:
 class _Running:
     """One episode under way."""
 
-    def __init__(self, env, key: tuple, view: View) -> None:
+    def __init__(self, env, key: tuple, view: View, film_every: int = 0) -> None:
         self.env, self.key, self.view = env, key, view
         self.steps, self.success, self.over = 0, False, False
+        self.failure: str | None = None
+        self.instruction = ""
+        # Such an environment's pictures come with their history, and with those of the way to a keyframe.
+        self._own_history = getattr(env, "keeps_history", False)
+        self._film_every, self._frames = film_every, []  # frames of all ticks so far, the first one at the start
         span = (view.history_frames - 1) * view.history_stride + 1
         self._past: deque[tuple[int, dict[str, np.ndarray]]] = deque(maxlen=span)  # (step, images)
         self._state: np.ndarray | None = None
 
+    @property
+    def ticks(self) -> int:
+        return self.env.ticks if self._own_history else self.steps
+
     def remember(self, observation: dict[str, Any]) -> None:
         self._past.append((self.steps, observation["images"]))
-        self._state = observation["state"]
+        self._state, self.instruction = observation["state"], observation["instruction"]
+        if self._film_every and not self._frames:
+            self._frames.append(self.env.render())
+
+    def film(self) -> np.ndarray | None:
+        """uint8 (N, H, W, 3) of the episode: frame i after i * film_every ticks, the last one at the end."""
+        if not self._film_every:
+            return None
+        last = len(self._frames) - 1
+        chosen = [*range(0, last, self._film_every), last]
+        return np.stack([self._frames[index] for index in chosen])
 
     def act(self, actions: np.ndarray, look: bool = True) -> float:
         """Steps through a chunk, rendering only the frames that the next plan will ask for."""
@@ -226,14 +274,19 @@ class _Running:
         # strides earlier.
         back = [i * self.view.history_stride for i in range(self.view.history_frames)]
         stops = [step for step in range(1, count + 1) if any((step + steps) % count == 0 for steps in back)]
-        stops = stops if look else [count]
+        stops = stops if look and not self._own_history else [count]
         start = 0
         for stop in stops:
-            observation, gained, _, truncated, info = self.env.step_chunk(actions[start:stop], render=look)
+            observation, gained, terminated, truncated, info = self.env.step_chunk(
+                actions[start:stop], render=look, collect_frames=bool(self._film_every)
+            )
             self.steps = self.env.steps
             reward += gained
             self.success = self.success or info["success"]
-            self.over = self.success or truncated
+            self.failure = info.get("failure")
+            self.over = self.success or terminated or truncated
+            if self._film_every:
+                self._frames += list(info["frames"][self.view.cameras[0]])
             if self.over:
                 break
             if look:
@@ -242,7 +295,7 @@ class _Running:
         return reward
 
     def look(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        if self.view.history_frames == 1:
+        if self.view.history_frames == 1 or self._own_history:
             return self._past[-1][1], self._state
         wanted = {self.steps - i * self.view.history_stride for i in range(self.view.history_frames)}
         images = [images for step, images in self._past if step in wanted]
@@ -255,7 +308,7 @@ class Simulators:
     Args:
         view: What the policy wants to see.
         workers: Processes; 0 runs everything in this one, one message at a time.
-        seats: Episodes that run side by side, over all workers.
+        seats: Episodes that run side by side, over all workers; one each where a simulator fills its process.
     """
 
     def __init__(self, view: View, workers: int = 2, seats: int = 16) -> None:
@@ -263,6 +316,8 @@ class Simulators:
             raise InputError(f"workers must be at least 0 and seats at least 1; got {workers} and {seats}")
         self.view = view
         self.workers = min(workers, seats)
+        if not view.simulator.shares_process:
+            seats = max(1, self.workers)
         self.seats = range(seats)
         self._stage = Stage(view) if self.workers == 0 else None
         self._answers: deque[Seen] = deque()

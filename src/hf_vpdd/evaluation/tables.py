@@ -52,7 +52,8 @@ def summary_text(evaluation: Evaluation) -> str:
     lines = [format_table(HEADERS, rows(evaluation)), ""]
     if len(evaluation.scores) > 1:
         groups = [f"{name} {100 * mean:.1f} %" for name, mean in evaluation.summary["by_difficulty"].items()]
-        lines.append(f"mean over {len(evaluation.scores)} tasks: {100 * evaluation.mean:.1f} % ({', '.join(groups)})")
+        among = f" ({', '.join(groups)})" if groups else ""
+        lines.append(f"mean over {len(evaluation.scores)} tasks: {100 * evaluation.mean:.1f} %{among}")
     lines.append(f"protocol {evaluation.summary['protocol']}: {evaluation.summary['label']}")
     lines += [f"note: {warning}" for warning in evaluation.summary["warnings"]]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 An episode is filmed after it is over: the simulator is deterministic, so running its actions again is the episode
 itself. The evaluation therefore pays for pictures only of the few episodes that are shown, and can choose them by how
-they ended.
+they ended. Where the simulator is not (RLBench), the film brings its pictures along.
 """
 
 import os
@@ -29,8 +29,9 @@ _GOOD, _BAD = (76, 195, 138), (239, 122, 112)
 def save_film(film: Film, path: str | os.PathLike) -> None:
     """Keeps a film for later (npz, whole or not at all)."""
     arrays = {"actions": film.actions, "plan_steps": film.plan_steps, "success": np.asarray(film.success)}
-    if film.imagined is not None:
-        arrays["imagined"] = film.imagined
+    for name in ("imagined", "frames"):
+        if getattr(film, name) is not None:
+            arrays[name] = getattr(film, name)
     episode = film.episode
     arrays["episode"] = np.asarray([episode.task, str(episode.seed), episode.instruction, episode.perturbation or ""])
     with atomic_path(path) as temporary:
@@ -48,6 +49,7 @@ def load_film(path: str | os.PathLike) -> Film:
                 actions=data["actions"],
                 plan_steps=data["plan_steps"],
                 imagined=data["imagined"] if "imagined" in data else None,
+                frames=data["frames"] if "frames" in data else None,
             )
     except (OSError, ValueError, KeyError) as error:
         raise InputError(f"{path}: not the film of an episode ({error}); delete it") from error
@@ -65,14 +67,14 @@ def compose(film: Film, frames: np.ndarray, ahead: int, every: int = EVERY) -> n
         film: The episode.
         frames: uint8 (N, S, S, 3) of it, frame i after i * `every` steps, the last one at the end.
         ahead: Steps from a plan to what it imagines.
-        every: Steps between two frames.
+        every: Steps between two frames; ticks where the film holds its own frames.
 
     Returns:
         uint8 (N + HOLD, height, width, 3), both even.
     """
     from PIL import Image
 
-    end = len(film.actions)
+    end = len(film.actions) if film.frames is None else every * (len(frames) - 1)
     panels = 1 if film.imagined is None else 3
     side = PANEL if panels == 3 else 288
     width, height = panels * side + (panels + 1) * GAP, HEADER + side + FOOTER

@@ -180,7 +180,7 @@ def _open(recipe) -> tuple[Any, Any]:
     from ..modeling.vpdd.modeling_vpdd import VPDDForVideoPrediction
     from ..training.stages.common import open_store, store_codes
 
-    key = (tuple(recipe.data.root), recipe.data.camera, recipe.data.image_size, recipe.init_from)
+    key = (tuple(recipe.data.root), str(recipe.data.camera), recipe.data.image_size, recipe.init_from)
     if key not in _opened:
         store = open_store(recipe)
         vqvae = VPDDForVideoPrediction.from_pretrained(recipe.init_from, dtype=torch.float32).model.vqvae

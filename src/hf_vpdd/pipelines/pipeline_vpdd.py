@@ -56,9 +56,7 @@ class VPDDPipeline(DiffusionPipeline):
         super().__init__()
         check_pair(model, processor)
         if model.config.action_objective == "regression":
-            raise InputError(
-                "model: behaviour cloning imagines no video; use RobotPolicy or the robot-policy task."
-            )
+            raise InputError("model: behaviour cloning imagines no video; use RobotPolicy or the robot-policy task.")
         self.register_modules(model=model, scheduler=scheduler, processor=processor)
 
     @torch.no_grad()

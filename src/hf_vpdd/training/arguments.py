@@ -50,8 +50,19 @@ class DataArguments:
     root: list[str] = _arg(
         [], "LeRobot dataset folder(s); several are concatenated (comma-separated on the command line)"
     )
-    camera: str = _arg("corner2", "camera whose video is used")
-    image_size: int = _arg(64, "side of the square images, pixels; frames are resized once, when the store is built")
+    camera: Any = _arg(
+        "corner2",
+        "camera, or several in the order in which the model sees them (a,b); {root: camera, ...} where the roots name "
+        "them differently",
+    )
+    weights: list[float] | None = _arg(
+        None, "share of the samples that each root gets, in any unit (default: as many as it has)"
+    )
+    image_size: int = _arg(
+        64,
+        "side of the square images, pixels; frames are resized once, when the store is built (a tokenizer that reads "
+        "smaller ones gets them resized)",
+    )
     tasks: list[str] | None = _arg(None, "only these instructions or task names of the dataset (default: all)")
     episodes_per_task: int | None = _arg(
         None, "k: episodes of each task to train on (default: all that are not held out)"
@@ -59,6 +70,9 @@ class DataArguments:
     demo_draw: int = _arg(0, "which k: draw d takes episodes d*k .. (d+1)*k-1 of each task")
     val_episodes_per_task: int = _arg(5, "last episodes of each task, held out of training in every stage")
     history_stride: int = _arg(1, "frames between two history frames of the model")
+    targets: Literal["steps", "keyframes"] = _arg(
+        "steps", "actions of a chunk: those of the next steps, or those of the next keyframes (RLBench)"
+    )
     frame_stride: int = _arg(1, "train on windows that start at every n-th frame")
     cache_dir: str | None = _arg(None, "folder of decoded frames and tokens (default: beside the dataset)")
 
@@ -66,11 +80,37 @@ class DataArguments:
         if not self.root:
             raise InputError("data.root is empty: name the folder of a LeRobot dataset, e.g. --root data/metaworld "
                              "(make one with `hf-vpdd record --out data/metaworld`)")  # fmt: skip
+        for root in self.root:
+            self.cameras(root)
+        self._check_weights()
         _check_min(self, "data", image_size=8, demo_draw=0, val_episodes_per_task=0, history_stride=1, frame_stride=1)
         if self.episodes_per_task is not None:
             _check_min(self, "data", episodes_per_task=1)
         elif self.demo_draw:
             raise InputError("data.demo_draw needs data.episodes_per_task (draw d takes episodes d*k .. (d+1)*k-1)")
+
+    def __post_init__(self) -> None:
+        self.camera = _camera_value(self.camera)
+
+    def cameras(self, root: str) -> list[str]:
+        """Names of the cameras of one root."""
+        chosen = self.camera
+        if isinstance(chosen, dict):
+            unknown = [name for name in chosen if name not in self.root]
+            if unknown:
+                raise InputError(f"data.camera names {unknown[0]!r}, which is not in data.root: {self.root}")
+            if root not in chosen:
+                raise InputError(f"data.camera names no camera of {root!r}: it has {sorted(chosen)}")
+            chosen = chosen[root]
+        return [chosen] if isinstance(chosen, str) else list(chosen)
+
+    def _check_weights(self) -> None:
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.root):
+            raise InputError(f"data.weights has {len(self.weights)} numbers for the {len(self.root)} of data.root")
+        if min(self.weights) < 0 or not sum(self.weights) > 0:
+            raise InputError(f"data.weights must be 0 or more, and one above 0; got {self.weights}")
 
 
 @dataclass
@@ -92,6 +132,10 @@ class TrainArguments:
     ema_decay: float = _arg(
         0.0, "exponential moving average of the weights per step; its weights are what is saved (0 = off)"
     )
+    ema_every: int = _arg(1, "steps between two updates of the average")
+    ema_start: int = _arg(
+        0, "until this step the average is a copy of the weights (0: no copy, but a decay that rises from 0.18)"
+    )
     mixed_precision: Literal["no", "bf16"] = _arg("no", "autocast precision; bf16 works on CPU too")
     channels_last: bool = _arg(True, "keep 2-D convolution weights channels-last (bf16 on CPU is slow without)")
     gradient_checkpointing: bool = _arg(False, "recompute activations in the backward pass: less memory, more time")
@@ -111,7 +155,7 @@ class TrainArguments:
         _check_min(
             self, "train", steps=1, batch_size=1, gradient_accumulation_steps=1, warmup=0, weight_decay=0, clip=0,
             num_threads=0, save_every=0, keep_last=1, log_every=1, eval_every=0, eval_samples=1, max_nonfinite=1,
-            seed=0,
+            seed=0, ema_every=1, ema_start=0,
         )  # fmt: skip
         if self.learning_rate <= 0:
             raise InputError(f"train.learning_rate must be above 0, got {self.learning_rate}")
@@ -155,6 +199,11 @@ class PretrainArguments:
     color_jitter: float = _arg(
         0.0, "random brightness, contrast and colour of the pixels the model sees, strength 0..1"
     )
+    text_model: str | None = _arg(
+        None,
+        "folder or Hub id of a CLIP text tower with projection, and its tokenizer; it stays as it is (the paper: CLIP "
+        "RN50's). Default: a tower of model.text_config's sizes and a tokenizer, both trained here",
+    )
     vocab_size: int = _arg(512, "largest vocabulary of the instruction tokenizer trained here")
     max_instruction_length: int = _arg(24, "longest instruction, tokens")
     picture_samples: int = _arg(8, "rows in the picture of predictions")
@@ -186,6 +235,11 @@ class FinetuneArguments:
         0,
         "samples of all training episodes added to each batch for the video loss; their actions are not read (needs a "
         "trunk that trains)",
+    )
+    action_layout: Literal["vector", "pose"] = _arg(
+        "vector",
+        "what an action of the dataset is: as many numbers as it has tokens; or a pose with quaternion and gripper, 8 "
+        "numbers for 7 tokens (RLBench)",
     )
     execute: int | None = _arg(None, "steps of each predicted chunk the policy runs (default: the whole chunk)")
     lora: bool = _arg(False, "train low-rank adapters on the trunk (and the whole action head) instead of all weights")
@@ -606,6 +660,26 @@ def build_config(stage: str, section: dict, **fixed: Any) -> Any:
 
 def _plain(arguments: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(arguments).items()}
+
+
+def _camera_value(value: Any, nested: bool = False) -> str | list[str] | dict:
+    """A camera, a list of them, or a mapping of roots to those; text from a command line may spell either."""
+    if isinstance(value, str):
+        if value.lstrip().startswith("{") and not nested:
+            try:
+                return _camera_value(yaml.safe_load(value))
+            except yaml.YAMLError as error:
+                raise InputError(f"data.camera is not a mapping in YAML: {value!r}") from error
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if names:
+            return names[0] if len(names) == 1 else names
+    elif isinstance(value, (list, tuple)) and value and all(isinstance(name, str) for name in value):
+        if len(set(value)) < len(value):
+            raise InputError(f"data.camera names a camera twice: {', '.join(value)}")
+        return list(value)
+    elif isinstance(value, dict) and value and not nested:
+        return {str(root): _camera_value(cameras, nested=True) for root, cameras in value.items()}
+    raise InputError(f"data.camera must be a name, a list of names, or {{root: name or names}}; got {value!r}")
 
 
 def _check_min(arguments: Any, where: str, **least: float) -> None:

@@ -120,10 +120,8 @@ def load_checkpoint(
                 raise
             warn(f"{error}; trying the checkpoint before it")
             continue
-        differing = {
-            key: (content["identity"].get(key), value)
-            for key, value in identity.items() if content["identity"].get(key) != value
-        }  # fmt: skip
+        there = content["identity"]  # lacks options that came later; a run without them is a run with their defaults
+        differing = {key: (there[key], value) for key, value in identity.items() if there.get(key, value) != value}
         if differing:
             listed = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
             raise InputError(

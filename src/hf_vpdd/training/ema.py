@@ -7,19 +7,31 @@ import torch
 
 
 class Ema:
-    """`shadow = decay * shadow + (1 - decay) * weight`, float32, with a warm-up so that short runs are not dominated
-    by the initial weights (decay is at most (1 + n) / (10 + n) after n updates)."""
+    """`shadow = decay * shadow + (1 - decay) * weight`, float32.
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float):
+    With a warm-up, so that short runs are not dominated by the initial weights: the decay is at most (1 + n) /
+    (10 + n) after n updates. Or, as the official code does (every 10 steps, start 2000), with a hard copy of the
+    weights until step `start`, and the full decay from there.
+
+    Args:
+        every: steps between two updates. start: until this step the average is a copy; 0: warm-up instead.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float, every: int = 1, start: int = 0):
         self.parameters = [p for p in parameters if p.requires_grad]
-        self.decay = decay
+        self.decay, self.every, self.start = decay, every, start
         self.updates = 0
         self.shadow = [p.detach().clone().float() for p in self.parameters]
 
     @torch.no_grad()
-    def update(self) -> None:
+    def update(self, step: int) -> None:
+        """Step number `step`, counted from 1, has been taken."""
+        if step % self.every:
+            return
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if self.start:
+            decay = self.decay if step >= self.start else 0.0
         weights = [p.detach() for p in self.parameters]
         if any(w.dtype != torch.float32 for w in weights):
             weights = [w.float() for w in weights]

@@ -51,6 +51,8 @@ class Task:
     fingerprints: dict[str, str]
     has_unused_parameters = False  # some trainable parameters get no gradient: DDP has to be told
     learning_rate_multipliers: dict[str, float] | None = None  # parameter name prefix -> multiplier
+    sample_groups: np.ndarray | None = None  # int (num_samples,), and the share of each group: see IndexSampler
+    group_weights: list[float] | None = None
 
     def train_mode(self, model: nn.Module) -> None:
         model.train()
@@ -145,6 +147,7 @@ class _Run:
         self.sampler = IndexSampler(
             task.num_samples, self.args.batch_size, self.args.seed, self.accelerator.process_index,
             self.accelerator.num_processes, self.args.gradient_accumulation_steps,
+            task.sample_groups, task.group_weights,
         )  # fmt: skip
         self.step = 0
         self.sums: dict[str, torch.Tensor] = {}
@@ -187,7 +190,9 @@ class _Run:
         optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
         self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ema = Ema(self.bare_model.parameters(), args.ema_decay) if args.ema_decay else None
+        self.ema = None
+        if args.ema_decay:
+            self.ema = Ema(self.bare_model.parameters(), args.ema_decay, args.ema_every, args.ema_start)
 
     @property
     def bare_model(self) -> nn.Module:
@@ -296,7 +301,7 @@ class _Run:
         self.worst_row = torch.maximum(self.worst_row, self.in_a_row)
         self.last_skipped = torch.where(bad, self.step, self.last_skipped)
         if self.ema is not None:
-            self.ema.update()
+            self.ema.update(self.step + 1)
 
     def _optimizer_step(self, bad: torch.Tensor) -> None:
         inner = getattr(self.optimizer, "optimizer", self.optimizer)

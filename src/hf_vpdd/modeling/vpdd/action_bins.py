@@ -21,7 +21,7 @@ _SAME_VALUE = 1e-6
 _RANGE_SLACK = 1e-4
 
 
-def fit_action_bins(actions, num_bins: int, low=None, high=None) -> list[dict]:
+def fit_action_bins(actions, num_bins: int, low=None, high=None, atoms: bool = True) -> list[dict]:
     """The bins of every action dimension, fitted to `actions`.
 
     Args:
@@ -29,6 +29,8 @@ def fit_action_bins(actions, num_bins: int, low=None, high=None) -> list[dict]:
         num_bins: The most bins a dimension may have, at least 2. Dimensions with fewer distinct values get fewer bins.
         low, high: The range of legal actions, per dimension or one number; values outside of it cannot be encoded.
             Default: the smallest and largest value in `actions`.
+        atoms: As above. False: the decoded values are quantiles alone (values that did occur), equal mass between
+            neighbours; better where values hardly repeat and there are few of them for so many bins.
 
     Returns:
         One dictionary per dimension: `decode` (n,) ascending values, `edges` (n-1,) the borders between neighbouring
@@ -57,7 +59,7 @@ def fit_action_bins(actions, num_bins: int, low=None, high=None) -> list[dict]:
                 f"actions: dimension {dim} spans [{values.min():g}, {values.max():g}], outside of the declared range "
                 f"[{lows[dim]:g}, {highs[dim]:g}]. Clip the actions, or declare the robot's real range."
             )
-        decode = _fit_one(values, num_bins)
+        decode = _fit_one(values, num_bins, atoms)
         edges = (decode[1:] + decode[:-1]) / 2
         bins.append(
             {
@@ -71,7 +73,7 @@ def fit_action_bins(actions, num_bins: int, low=None, high=None) -> list[dict]:
     return bins
 
 
-def _fit_one(values: np.ndarray, num_bins: int) -> np.ndarray:
+def _fit_one(values: np.ndarray, num_bins: int, atoms: bool = True) -> np.ndarray:
     """Ascending decode values, at most `num_bins` and farther apart than float32 noise, of one dimension (N,)."""
     values = np.sort(values)
     smallest, largest = values[0], values[-1]
@@ -81,21 +83,24 @@ def _fit_one(values: np.ndarray, num_bins: int) -> np.ndarray:
     centre[0], centre[-1] = smallest, largest
     if len(count) <= num_bins:
         return _spread(centre, np.ones(len(centre), dtype=bool), grain)
+    if not atoms:
+        quantiles = np.quantile(values, np.linspace(0, 1, num_bins), method="nearest")
+        return _spread(quantiles, np.ones(num_bins, dtype=bool), grain)
 
     # Atoms: much of the mass, and the two extremes, heaviest first, but one bin is left to everything else.
     weight = count.astype(np.float64)
     weight[0] = weight[-1] = np.inf
     heavy = np.flatnonzero(weight >= len(values) / (2 * num_bins))
-    atoms = np.sort(heavy[np.argsort(-weight[heavy], kind="stable")][: max(num_bins - 1, 2)])
-    if len(atoms) >= num_bins:  # num_bins == 2: only the extremes fit
-        return centre[atoms]
+    atomic = np.sort(heavy[np.argsort(-weight[heavy], kind="stable")][: max(num_bins - 1, 2)])
+    if len(atomic) >= num_bins:  # num_bins == 2: only the extremes fit
+        return centre[atomic]
     is_atom = np.zeros(len(count), dtype=bool)
-    is_atom[atoms] = True
+    is_atom[atomic] = True
     rest = values[~is_atom[group]]
-    parts = np.array_split(rest, min(num_bins - len(atoms), len(rest)))
+    parts = np.array_split(rest, min(num_bins - len(atomic), len(rest)))
     means = np.array([part.mean() for part in parts])
-    decode = np.concatenate([centre[atoms], means])
-    exact = np.concatenate([np.ones(len(atoms), dtype=bool), np.zeros(len(means), dtype=bool)])
+    decode = np.concatenate([centre[atomic], means])
+    exact = np.concatenate([np.ones(len(atomic), dtype=bool), np.zeros(len(means), dtype=bool)])
     order = np.lexsort((~exact, decode))
     return _spread(decode[order], exact[order], grain)
 
@@ -117,6 +122,8 @@ class ActionBins:
 
     Args:
         bins: What `fit_action_bins` returns (without `edges`: midpoints; without `low`/`high`: first and last value).
+            A dimension with a `period` (an angle: 360) goes round: every finite value is legal, and the last bin's
+            other neighbour is the first.
         num_bins: Width of the vocabulary. Dimension d uses ids 0 .. valid_bins[d]-1; higher ids are never encoded, and
             decode to the dimension's largest value.
 
@@ -156,7 +163,16 @@ class ActionBins:
         high = torch.tensor([float(b.get("high", b["decode"][-1])) for b in bins])
         self.low, self.high = low, high
         slack = _RANGE_SLACK * (high - low).clamp_min(1e-6)
-        self._bounds = (low - slack, high + slack)
+        # Where a dimension goes round, from which value on; infinite periods are never reached.
+        period = torch.tensor([float(b.get("period") or float("inf")) for b in bins])
+        last = torch.tensor([float(b["decode"][-1]) for b in bins])
+        self._goes_round = bool(period.isfinite().any())
+        if bool((last - decode[:, 0] >= period).any()):
+            raise InputError("action_bins: the 'decode' values of a dimension must lie within one 'period'.")
+        start = torch.where(period.isfinite(), (decode[:, 0] + last - period) / 2, 0.0)
+        limit = torch.where(period.isfinite(), 1e6, 0.0)  # to tell a finite value from an infinite one
+        self._bounds = (low - slack - limit, high + slack + limit)
+        self._circle = (start, period)
         self._on_device: dict = {}
 
     @property
@@ -165,7 +181,7 @@ class ActionBins:
 
     def _tables(self, device: torch.device):
         if device not in self._on_device:
-            tables = (self._decode, self._edges, *self._bounds)
+            tables = (self._decode, self._edges, *self._bounds, *self._circle)
             self._on_device[device] = tuple(t.to(device) for t in tables)
         return self._on_device[device]
 
@@ -184,7 +200,7 @@ class ActionBins:
                 f"actions: the last dimension must be {self.action_dim}, got shape {tuple(actions.shape)}."
             )
         flat = actions.reshape(-1, self.action_dim).float()
-        _, edges, low, high = self._tables(flat.device)
+        _, edges, low, high, start, period = self._tables(flat.device)
         if check:
             legal = (flat >= low) & (flat <= high)  # NaN compares false
             if not bool(legal.all()):
@@ -194,6 +210,8 @@ class ActionBins:
                     f"outside of the bins' range [{float(self.low[dim]):g}, {float(self.high[dim]):g}]. Clip the "
                     "action, or fit the processor's bins on data that covers it."
                 )
+        if self._goes_round:
+            flat = torch.where(period.isfinite(), start + torch.remainder(flat - start, period), flat)
         # right=True counts the edges <= value: a value on a border takes the upper bin
         ids = torch.searchsorted(edges, flat.T.contiguous(), right=True)
         last = (self.valid_bins.to(flat.device) - 1)[:, None]

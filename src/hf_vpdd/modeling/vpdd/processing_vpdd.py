@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import AutoImageProcessor, PreTrainedTokenizerFast
+from transformers import AutoImageProcessor
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
 
@@ -17,12 +16,15 @@ from ...errors import InputError
 from .action_bins import ActionBins, fit_action_bins
 from .configuration_vpdd import VPDDConfig
 from .image_processing_vpdd import VPDDImageProcessorPil
+from .instruction_tokenizer import train_tokenizer
+from .pose_actions import POSE_SIZE, VECTOR_SIZE, fit_pose_bins, pose_to_vector, vector_to_pose
 
 
 # A state this many standard deviations out says nothing more than "far out"; without the limit a dimension that hardly
 # moved in the demonstrations could put huge numbers into the network.
 _STATE_LIMIT = 10.0
 _OBJECTIVES = ("diffusion", "regression")
+_LAYOUTS = ("vector", "pose")
 
 
 class VPDDProcessor(ProcessorMixin):
@@ -43,6 +45,8 @@ class VPDDProcessor(ProcessorMixin):
         state_stats: {"mean": [...], "std": [...]} per state dimension, in robot units.
         action_stats: {"min": [...], "max": [...]} (and mean, std) per action dimension.
         action_bins: What `fit_action_bins` returns.
+        action_layout: What an action in robot units is. "vector": one number per token dimension. "pose": RLBench's
+            [x, y, z, qx, qy, qz, qw, gripper_open], 8 numbers for 7 token dimensions (see `pose_actions`).
 
     Use `VPDDProcessor.from_dataset_stats(...)` to fit statistics and bins to demonstrations.
     """
@@ -63,6 +67,7 @@ class VPDDProcessor(ProcessorMixin):
         state_stats=None,
         action_stats=None,
         action_bins=None,
+        action_layout="vector",
     ):
         if tokenizer is None:
             raise InputError("tokenizer: VPDDProcessor needs one, e.g. train_tokenizer(instructions) or CLIP's.")
@@ -86,6 +91,7 @@ class VPDDProcessor(ProcessorMixin):
         self.state_stats = _plain_lists(state_stats, "state_stats", ("mean", "std"))
         self.action_stats = _plain_lists(action_stats, "action_stats", ("min", "max"))
         self.action_bins = action_bins
+        self.action_layout = action_layout
         self._validate()
         self._bins = None if action_bins is None else ActionBins(action_bins, num_action_bins)
         self._stat_tensors: dict = {}
@@ -100,6 +106,16 @@ class VPDDProcessor(ProcessorMixin):
             raise InputError(f"execute: must lie in 1..chunk_size={self.chunk_size}, got {self.execute}.")
         if self.action_objective not in _OBJECTIVES:
             raise InputError(f"action_objective: {self.action_objective!r} is none of {', '.join(_OBJECTIVES)}.")
+        if self.action_layout not in _LAYOUTS:
+            raise InputError(f"action_layout: {self.action_layout!r} is none of {', '.join(_LAYOUTS)}.")
+        if self.action_layout == "pose":
+            if self.action_objective != "diffusion":
+                raise InputError('action_layout="pose" has bins for angles: it needs action_objective="diffusion".')
+            if self.action_bins is not None and len(self.action_bins) != VECTOR_SIZE:
+                raise InputError(
+                    f'action_bins: action_layout="pose" has {VECTOR_SIZE} token dimensions, these bins '
+                    f"{len(self.action_bins)}."
+                )
 
     # ---- what the processor knows about the robot -------------------------------------------------------------------
 
@@ -114,9 +130,15 @@ class VPDDProcessor(ProcessorMixin):
 
     @property
     def action_dim(self) -> int | None:
+        """Token dimensions of one action (the model's `action_dim`)."""
         if self._bins is not None:
             return self._bins.action_dim
         return None if self.action_stats is None else len(self.action_stats["min"])
+
+    @property
+    def robot_action_dim(self) -> int | None:
+        """Numbers of one action in robot units, as datasets store it and controllers take it."""
+        return POSE_SIZE if self.action_layout == "pose" else self.action_dim
 
     @property
     def valid_bins(self) -> torch.Tensor:
@@ -142,16 +164,24 @@ class VPDDProcessor(ProcessorMixin):
         """A processor whose statistics and bins are fitted to demonstrations.
 
         Args:
-            actions: (N, A) actions of all steps in robot units, or None (action-less video: no policy can use it).
+            actions: (N, A) actions of all steps in robot units, or None (action-less video: no policy can use it). For
+                `action_layout="pose"`: (N, 8), the keyframes.
             state: (N, Ds) robot states, or None (a model without proprioception).
             action_low, action_high: The robot's legal range, per dimension or one number (Meta-World: -1 and 1).
-                Default: what `actions` spans; then an action of other data beyond it cannot be encoded.
+                Default: what `actions` spans; then an action of other data beyond it cannot be encoded. Of poses: of
+                the position in metres, default VPDD's bounds.
             kwargs: The other arguments of `VPDDProcessor`.
         """
         bins, action_stats, state_stats = None, None, None
         if actions is not None:
             actions = np.asarray(actions, dtype=np.float64)
-            bins = fit_action_bins(actions, num_action_bins, action_low, action_high)
+            if kwargs.get("action_layout") == "pose":
+                limits = {"low": action_low, "high": action_high}
+                limits = {name: limit for name, limit in limits.items() if limit is not None}
+                bins = fit_pose_bins(actions, num_action_bins, **limits)
+                actions = pose_to_vector(torch.from_numpy(actions)).double().numpy()
+            else:
+                bins = fit_action_bins(actions, num_action_bins, action_low, action_high)
             action_stats = {
                 "min": [entry["low"] for entry in bins],
                 "max": [entry["high"] for entry in bins],
@@ -335,12 +365,15 @@ class VPDDProcessor(ProcessorMixin):
         return ((state - mean) / torch.where(std < 1e-6, 1.0, std)).clamp_(-_STATE_LIMIT, _STATE_LIMIT)
 
     def encode_actions(self, actions, check: bool = True) -> torch.Tensor:
-        """(..., A) robot units -> int64 (..., A) bins. See `ActionBins.encode`."""
-        return self._require_bins().encode(torch.as_tensor(actions), check=check)
+        """(..., A) robot units -> int64 (..., A) bins; (..., 8) -> (..., 7) for poses. See `ActionBins.encode`."""
+        bins, actions = self._require_bins(), torch.as_tensor(actions)
+        return bins.encode(pose_to_vector(actions, check) if self.action_layout == "pose" else actions, check=check)
 
     def decode_actions(self, ids) -> torch.Tensor:
-        """int64 (..., A) bins -> float32 (..., A) robot units. See `ActionBins.decode`."""
-        return self._require_bins().decode(torch.as_tensor(ids))
+        """int64 (..., A) bins -> float32 (..., A) robot units; (..., 7) -> (..., 8) for poses. See
+        `ActionBins.decode`."""
+        actions = self._require_bins().decode(torch.as_tensor(ids))
+        return vector_to_pose(actions) if self.action_layout == "pose" else actions
 
     def normalize_actions(self, actions, check: bool = True) -> torch.Tensor:
         """(..., A) robot units -> float32 [-1, 1], linear between the smallest and largest action.
@@ -409,48 +442,6 @@ class VPDDProcessor(ProcessorMixin):
                 )
             self._stat_tensors[group, key, device] = torch.tensor(values[key], dtype=torch.float32, device=device)
         return self._stat_tensors[group, key, device]
-
-
-def train_tokenizer(sentences: Sequence[str], vocab_size: int = 512, max_length: int = 24) -> PreTrainedTokenizerFast:
-    """A small byte-level BPE tokenizer learned from instructions; lower-cases, knows every byte, adds bos, eos.
-
-    Args:
-        sentences: The instructions (and paraphrases) to learn merges from.
-        vocab_size: At most this many tokens: 3 special ones, 256 bytes, the rest merges; at least 259.
-        max_length: `model_max_length` of the tokenizer, in tokens.
-
-    Returns:
-        A tokenizer with ids 0 (pad), 1 (eos) and 2 (bos); pass `eos_token_id` and the others to `CLIPTextConfig`. eos
-        is not 2: CLIP's text tower reads `eos_token_id == 2` as "an old checkpoint: the end token is the largest id".
-    """
-    sentences = list(sentences)
-    if not sentences:
-        raise InputError("sentences: at least one instruction is needed to learn a tokenizer.")
-    if vocab_size < 259:
-        raise InputError(f"vocab_size: 256 bytes and 3 special tokens need at least 259, got {vocab_size}.")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Strip(), normalizers.Lowercase()])
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=["<pad>", "<eos>", "<bos>"],  # eos must not be 2, see above
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(sentences, trainer)
-    ids = {token: tokenizer.token_to_id(token) for token in ("<pad>", "<eos>", "<bos>")}
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="<bos> $A <eos>", special_tokens=[(token, ids[token]) for token in ("<bos>", "<eos>")]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="<pad>",
-        bos_token="<bos>",
-        eos_token="<eos>",
-        model_max_length=max_length,
-        padding_side="right",
-    )
 
 
 def _to_float(values, name: str, check: bool = True) -> torch.Tensor:

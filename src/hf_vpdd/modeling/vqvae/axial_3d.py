@@ -3,9 +3,13 @@
 No position enters anywhere, so the same weights encode clips of any length and size that `downsample` divides.
 """
 
+from contextlib import contextmanager, nullcontext
+from functools import partial
+
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 class AxialAttention(nn.Module):
@@ -51,8 +55,12 @@ class AxialAttentionBlock(nn.Module):
         return (self.attn_w(hidden) + over_height + over_time).movedim(-1, 1)
 
 
-class AttentionResidualBlock(nn.Module):
-    """Pre-activation bottleneck of two convolutions, then axial attention, around a skip connection."""
+class AttentionResidualBlock(GradientCheckpointingLayer):
+    """Pre-activation bottleneck of two convolutions, then axial attention, around a skip connection.
+
+    With gradient checkpointing the backward pass runs the block a second time; batch norm must not count that batch
+    twice.
+    """
 
     def __init__(self, channels: int, heads: int):
         super().__init__()
@@ -62,6 +70,26 @@ class AttentionResidualBlock(nn.Module):
         self.conv2 = nn.Conv3d(channels // 2, channels, 1, bias=False)
         self.norm3 = nn.BatchNorm3d(channels)
         self.attention = AxialAttentionBlock(channels, heads)
+
+    @property
+    def _gradient_checkpointing_func(self):
+        return partial(self._checkpoint, context_fn=lambda: (nullcontext(), self._statistics_kept()))
+
+    @_gradient_checkpointing_func.setter
+    def _gradient_checkpointing_func(self, function) -> None:
+        self._checkpoint = function
+
+    @contextmanager
+    def _statistics_kept(self):
+        norms = (self.norm1, self.norm2, self.norm3)
+        before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm in norms:  # the same operations as in the first pass, with no weight
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+        try:
+            yield
+        finally:
+            for norm, (momentum, count) in zip(norms, before):
+                norm.momentum, norm.num_batches_tracked = momentum, count
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         residual = self.conv1(F.relu(self.norm1(hidden)))

@@ -2,13 +2,14 @@
 
 import torch
 from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 
 def _groups(channels: int) -> int:
     return max(g for g in (8, 4, 2, 1) if channels % g == 0)
 
 
-class ResidualBlock2d(nn.Module):
+class ResidualBlock2d(GradientCheckpointingLayer):
     def __init__(self, channels: int):
         super().__init__()
         self.norm1 = nn.GroupNorm(_groups(channels), channels)

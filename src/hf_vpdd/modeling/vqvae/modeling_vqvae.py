@@ -48,6 +48,7 @@ class VPDDVQVAE(PreTrainedModel):
     base_model_prefix = "vqvae"
     main_input_name = "pixel_values"
     input_modalities = ("video",)
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_attention_backend = True
     _no_split_modules = ["ResidualBlock2d", "AttentionResidualBlock"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from ...errors import InputError
 from ...files import atomic_path
@@ -17,27 +18,64 @@ from ..arguments import DataArguments, Recipe
 from ..memory_format import to_channels_last
 
 
-def open_store(recipe: Recipe, store: Any = None):
-    """The decoded frames of `recipe.data` (built once and cached), or `store` if it was loaded already."""
+def open_store(recipe: Recipe, store: Any = None, video_only: bool = False):
+    """The decoded frames of `recipe.data` (built once and cached), or `store` if it was loaded already.
+
+    Args:
+        video_only: for networks that look at each picture by itself. Every camera of every root is then a recording of
+            its own (spec §3.4: views are independent rows in pre-training); roots may differ in cameras, frame rate,
+            states and actions. Otherwise a store with one view per camera, for policies, whose roots must agree.
+    """
     from ...data.frame_store import FrameStore
+    from ...data.multiview import build_views, flatten_views
 
     data = recipe.data
     if store is None:
         with main_process_first():
             stores = [
-                FrameStore.build(
+                build_views(
                     root,
-                    camera=data.camera,
+                    data.cameras(root),
                     image_size=data.image_size,
                     cache_dir=data.cache_dir,
                     progress=recipe.train.progress,
                 )
                 for root in data.root
             ]
-        store = stores[0] if len(stores) == 1 else FrameStore.concat(stores)
+        if video_only:
+            stores = [flatten_views(store) for store in stores]
+        store = FrameStore.concat(stores, video_only)
+    elif video_only:
+        store = flatten_views(store)
     if store.image_size != data.image_size:
         raise InputError(f"the frame store holds {store.image_size} px images, data.image_size is {data.image_size}")
     return store
+
+
+def camera_names(data: DataArguments) -> list[str]:
+    """What the cameras are called in a checkpoint: as in the first root."""
+    return data.cameras(data.root[0])
+
+
+def set_views(section: dict[str, Any], views: int) -> None:
+    """Put the number of cameras of the data into a model section, which may not say otherwise."""
+    if section.setdefault("num_views", views) != views:
+        raise InputError(f"model.num_views is {section['num_views']}, data.camera names {views} camera(s)")
+
+
+def sample_groups(store, data: DataArguments, positions: np.ndarray) -> tuple[np.ndarray | None, list[float] | None]:
+    """For `IndexSampler`: the root of the sample at each of these frames, and the share of each root."""
+    if data.weights is None:
+        return None, None
+    roots = list(dict.fromkeys(store.roots))  # in the order of data.root
+    if len(roots) != len(data.weights):
+        raise InputError(f"data.weights has {len(data.weights)} numbers, the frames come from {len(roots)} datasets")
+    of_episode = np.array([roots.index(root) for root in store.roots])
+    groups = of_episode[store.frame_episode[positions]]
+    for number, (root, weight) in enumerate(zip(roots, data.weights, strict=True)):
+        if weight > 0 and not (groups == number).any():
+            raise InputError(f"data.weights gives {root} a share of {weight}, but no training frame comes from it")
+    return groups, list(data.weights)
 
 
 def main_process_first():
@@ -50,20 +88,26 @@ def main_process_first():
 def choose_episodes(store, data: DataArguments) -> tuple[list[int], list[int]]:
     """(training, held-out) episode numbers. Held out: the last `val_episodes_per_task` of each task, in every stage.
 
+    Tasks are counted by dataset; of an episode that was seen by several cameras all occurrences go together.
+
     Raises:
         InputError: an unknown task, or a task with too few episodes.
     """
     wanted = None if data.tasks is None else {_sentence(task, store.episode_task) for task in data.tasks}
-    by_task: dict[str, list[int]] = {}
-    for episode, task in enumerate(store.episode_task):
-        if wanted is None or task in wanted:
-            by_task.setdefault(task, []).append(episode)
+    occurrences: dict[int, list[int]] = {}
+    by_task: dict[tuple[str, str], list[int]] = {}
+    for episode, (root, task, take) in enumerate(zip(store.roots, store.episode_task, store.takes.tolist())):
+        if wanted is not None and task not in wanted:
+            continue
+        if take not in occurrences:
+            by_task.setdefault((root, task), []).append(take)
+        occurrences.setdefault(take, []).append(episode)
     train, held_out = [], []
-    for task, episodes in by_task.items():
-        rest = episodes[: len(episodes) - data.val_episodes_per_task]
-        held_out += episodes[len(episodes) - data.val_episodes_per_task :]
+    for (_, task), takes in by_task.items():
+        rest = takes[: len(takes) - data.val_episodes_per_task]
+        held_out += takes[len(takes) - data.val_episodes_per_task :]
         if not rest:
-            raise InputError(f"task {task!r} has {len(episodes)} episodes and data.val_episodes_per_task holds out "
+            raise InputError(f"task {task!r} has {len(takes)} episodes and data.val_episodes_per_task holds out "
                              f"{data.val_episodes_per_task}: record more, or hold out fewer")  # fmt: skip
         if data.episodes_per_task is not None:
             k, draw = data.episodes_per_task, data.demo_draw
@@ -74,7 +118,7 @@ def choose_episodes(store, data: DataArguments) -> tuple[list[int], list[int]]:
                 )
             rest = rest[draw * k : (draw + 1) * k]
         train += rest
-    return train, held_out
+    return tuple([episode for take in takes for episode in occurrences[take]] for takes in (train, held_out))
 
 
 def _sentence(task: str, present: list[str]) -> str:
@@ -103,6 +147,12 @@ def spread(indices: np.ndarray, number: int) -> np.ndarray:
     if len(indices) <= number:
         return indices
     return indices[np.linspace(0, len(indices) - 1, number).round().astype(np.int64)]
+
+
+def evaluation_rows(config, most: int = 64) -> int:
+    """Samples evaluated at a time, so that the logits of the video codes stay below 128 MiB in float32."""
+    logits = config.num_views * config.video_tokens * config.vqvae_config.codebook_size
+    return max(1, min(most, 2**25 // logits))
 
 
 def rows_of(total: int, batch_size: int):
@@ -143,14 +193,27 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def store_codes(recipe: Recipe, store, vqvae, codes: Any = None, fingerprint: str | None = None):
-    """Codes uint16 (N, t, h, w) of every frame of the store, from the cache where the same VQ-VAE has made them."""
+def store_codes(
+    recipe: Recipe, store, vqvae, codes: Any = None, fingerprint: str | None = None, pixel_size: int | None = None
+):
+    """Codes uint16 (N, t, h, w) of every frame of the store, from the cache where the same VQ-VAE has made them; for a
+    store with views a list of them, one per camera. Each camera of each root has a cache of its own.
+
+    Args:
+        codes: checked and given back. pixel_size: of the frames the model takes (default: what the model section says
+            its head reads, else the tokenizer's).
+    """
     if codes is not None:
-        if len(codes) != len(store.frames):
-            raise InputError(f"{len(codes)} codes were given for {len(store.frames)} frames of the store")
+        given = list(codes) if store.views else [codes]
+        if len(given) != len(store.cameras) or any(len(one) != len(store.frames) for one in given):
+            raise InputError(
+                f"{' and '.join(str(len(one)) for one in given)} codes were given for {len(store.frames)} frames of "
+                f"{len(store.cameras)} camera(s) of the store"
+            )
         return codes
     from accelerate import PartialState
 
+    from ...data.frame_store import FrameRows
     from ...data.tokens import tokenize
 
     config, device = vqvae.config, PartialState().device
@@ -158,24 +221,48 @@ def store_codes(recipe: Recipe, store, vqvae, codes: Any = None, fingerprint: st
         raise InputError(
             "data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames"
         )
-    if config.image_size != recipe.data.image_size:
-        raise InputError(
-            f"data.image_size is {recipe.data.image_size}, the VQ-VAE was trained on {config.image_size} px"
-        )
+    size = pixel_size or recipe.model.get("head_image_size") or config.image_size
+    if size != recipe.data.image_size:
+        wants = f"the VQ-VAE was trained on {size} px" if size == config.image_size else f"the policy reads {size} px"
+        raise InputError(f"data.image_size is {recipe.data.image_size}, {wants}")
     vqvae = to_channels_last(vqvae.to(device)).eval()
     bf16 = recipe.train.mixed_precision == "bf16" and device.type == "cuda"
 
     @torch.inference_mode()
     def encode(frames: np.ndarray) -> np.ndarray:
-        pixels = pixels_from_uint8(torch.from_numpy(np.ascontiguousarray(frames)).to(device)).transpose(1, 2)
+        pixels = pixels_from_uint8(torch.from_numpy(np.ascontiguousarray(frames)).to(device))
+        pixels = resize(pixels, config.image_size).transpose(1, 2)
         with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return vqvae.encode(pixels).cpu().numpy()
 
-    with main_process_first():
+    def codes_of(part):
+        if part.pieces:
+            return FrameRows.concat([FrameRows([codes_of(piece)]) for piece in part.pieces])
         return tokenize(
-            store, encode, config.latent_shape, fingerprint or weights_fingerprint(vqvae),
-            clip_frames=config.clip_frames, progress=recipe.train.progress,
+            part, encode, config.latent_shape, fingerprint, clip_frames=config.clip_frames,
+            progress=recipe.train.progress,
         )  # fmt: skip
+
+    fingerprint = fingerprint or weights_fingerprint(vqvae)
+    with main_process_first():
+        return [codes_of(view) for view in store.views] if store.views else codes_of(store)
+
+
+def resize(pixels: torch.Tensor, size: int) -> torch.Tensor:
+    """(..., 3, H, W) -> (..., 3, size, size), as `VPDDModel.encode_video` does for its tokenizer."""
+    if pixels.shape[-1] == size:
+        return pixels
+    frames = F.interpolate(pixels.flatten(0, -4), size=(size, size), mode="bilinear", align_corners=False)
+    return frames.unflatten(0, pixels.shape[:-3])
+
+
+def flatten_codes(codes: Any):
+    """Codes of several cameras one after the other, as `flatten_views` lays their frames; others as they are."""
+    from ...data.frame_store import FrameRows
+
+    if not isinstance(codes, (list, tuple)):
+        return codes
+    return FrameRows.concat([one if isinstance(one, FrameRows) else FrameRows([one]) for one in codes])
 
 
 def require_model_folder(path: str | None, stage: str) -> Path:

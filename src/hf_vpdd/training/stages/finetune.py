@@ -16,12 +16,16 @@ from ...files import file_sha256
 from ..arguments import Recipe
 from ..loop import DiffusionTask, Evaluation, train
 from .common import (
+    camera_names,
     check_model_type,
     choose_episodes,
+    evaluation_rows,
     open_store,
     quiet_transformers,
     require_model_folder,
     rows_of,
+    sample_groups,
+    set_views,
     store_codes,
     weights_fingerprint,
     write_folder,
@@ -34,7 +38,8 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     `pipeline("robot-policy", model=folder)` and `AutoModel` load.
 
     Args:
-        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE of `init_from`, likewise.
+        store: a `FrameStore`, if it was opened already, with `views` for a policy of several cameras. codes: its
+            tokens by the VQ-VAE of `init_from`, likewise: one array, or a list with one per view.
 
     Raises:
         InputError: a dataset without actions, no pre-trained model in `init_from`, options that contradict it.
@@ -61,7 +66,7 @@ class FinetuneTask(DiffusionTask):
         train_episodes, held_out = choose_episodes(store, data)
         vqvae = self.policy.model.vqvae
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(recipe, store, vqvae, codes, fingerprint)
+        codes = store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size)
         self.policy.to("cpu")
         self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
         self.windows = Windows(
@@ -80,6 +85,7 @@ class FinetuneTask(DiffusionTask):
             everything, _ = choose_episodes(store, replace(data, episodes_per_task=None, demo_draw=0))
             self.windows.add_cotraining(everything, options.cotrain_samples, data.frame_stride)
         self.num_samples = len(self.windows.train)
+        self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.frozen = options.trunk_lr_multiplier == 0
         self.has_unused_parameters = config.video_loss_weight == 0 or config.action_objective == "regression"
         self.model, trunk = self.policy, "model."
@@ -114,11 +120,12 @@ class FinetuneTask(DiffusionTask):
         return output.loss, {name: value for name, value in parts.items() if value is not None}
 
     def evaluate(self, model, generator, device, final):
-        """On held-out demonstrations: the action loss; mean error of greedy actions in robot units."""
+        """On held-out demonstrations: the action loss; mean error of greedy actions in robot units (of poses: metres,
+        degrees, share of wrong grippers)."""
         if self.windows.val is None:
             return Evaluation()
-        processor, sums = self.processor, torch.zeros(3, dtype=torch.float64)
-        for rows in rows_of(len(self.windows.val), 64):
+        processor, sums, total, real_steps = self.processor, {}, 0.0, 0.0
+        for rows in rows_of(len(self.windows.val), evaluation_rows(self.policy.config)):
             batch = tensors_only(self.windows.val.__getitems__(list(range(rows.start, rows.stop))))
             batch = {k: v.to(device) for k, v in batch.items()}
             inputs = self.windows.inputs(batch, None)
@@ -127,10 +134,12 @@ class FinetuneTask(DiffusionTask):
                 inputs.pop(label)
             sampled = self.policy.sample_actions(**inputs, num_inference_steps=4, temperature=0.0, generator=generator)
             actions = processor.post_process_actions(sampled.actions, self.policy.config.action_objective)
-            real = (~batch["action_is_pad"]).double()[..., None]
-            error = ((actions - batch["action"]).abs() * real).sum() / actions.shape[-1]
-            sums += torch.stack([loss.double() * len(actions), error, real.sum()]).cpu()
-        return Evaluation({"loss": float(sums[0] / len(self.windows.val)), "action_error": float(sums[1] / sums[2])})
+            real = (~batch["action_is_pad"]).double()
+            total, real_steps = total + loss.double() * len(actions), real_steps + real.sum()
+            for name, error in _errors(actions, batch["action"], processor.action_layout).items():
+                sums[name] = sums.get(name, 0.0) + (error.double() * real).sum()
+        errors = {name: float(error / real_steps) for name, error in sums.items()}
+        return Evaluation({"loss": float(total / len(self.windows.val)), **errors})
 
     def save_model(self, folder, model, final):
         if self.options.lora:
@@ -159,7 +168,8 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
     changes = {
         k: v for k, v in recipe.model.items() if k != "text_config"
     }  # the tokenizer decided the text tower's sizes
-    changes["action_dim"] = int(store.action.shape[1])
+    changes["action_dim"] = _action_dim(options, store)
+    set_views(changes, len(store.cameras))
     state_dim = 0 if store.state is None else int(store.state.shape[1])
     if changes.get("state_dim", state_dim) not in (0, state_dim):
         raise InputError(f"model.state_dim is {changes['state_dim']}, the dataset's state has {state_dim} numbers")
@@ -201,16 +211,21 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
 
 def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[int], keep_statistics: bool):
     """The processor of `folder` with statistics and action bins of exactly these demonstrations."""
+    from ...data.windows import require_keyframes
     from ...modeling.vpdd.processing_vpdd import VPDDProcessor
 
     data, options = recipe.data, recipe.options
     before = VPDDProcessor.from_pretrained(folder)
-    if before.cameras != [data.camera]:
-        raise InputError(f"{folder} was trained on camera {', '.join(before.cameras)}, data.camera is {data.camera}")
+    cameras = camera_names(data)
+    if keep_statistics and before.cameras != cameras:  # a video model looks through any camera, a policy does not
+        raise InputError(f"{folder} acts on the cameras {before.cameras}, data.camera is {cameras}")
     rows = np.concatenate([np.arange(store.episode_from[e], store.episode_to[e]) for e in episodes])
+    if data.targets == "keyframes":
+        require_keyframes(store)
+    labels = rows[store.keyframe[rows]] if data.targets == "keyframes" else rows
     if keep_statistics and before.action_bins is not None and before.action_objective == config.action_objective:
         # Batches are encoded without looking; here, once, labels that these bins cannot express are an error.
-        actions = torch.from_numpy(np.asarray(store.action)[rows])
+        actions = torch.from_numpy(np.asarray(store.action)[labels])
         (before.encode_actions if config.action_objective == "diffusion" else before.normalize_actions)(actions)
         if config.history_frames > 1 and before.history_stride != data.history_stride:
             raise InputError(
@@ -223,12 +238,39 @@ def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[
             before.execute = options.execute
         return before
     return VPDDProcessor.from_dataset_stats(
-        np.asarray(store.action)[rows], np.asarray(store.state)[rows] if config.state_dim else None, before.tokenizer,
-        num_action_bins=config.num_action_bins, cameras=[data.camera], image_size=before.image_size,
+        np.asarray(store.action)[labels], np.asarray(store.state)[rows] if config.state_dim else None,
+        before.tokenizer, num_action_bins=config.num_action_bins, cameras=cameras, image_size=data.image_size,
         history_frames=config.history_frames, history_stride=data.history_stride, chunk_size=config.chunk_size,
-        execute=options.execute, action_objective=config.action_objective,
+        execute=options.execute, action_objective=config.action_objective, action_layout=options.action_layout,
         max_instruction_length=before.max_instruction_length,
     )  # fmt: skip
+
+
+def _action_dim(options, store) -> int:
+    """Tokens of one action."""
+    from ...modeling.vpdd.pose_actions import POSE_SIZE, VECTOR_SIZE
+
+    numbers = int(store.action.shape[1])
+    if options.action_layout == "vector":
+        return numbers
+    if numbers != POSE_SIZE:
+        raise InputError(
+            f"finetune.action_layout pose needs actions of {POSE_SIZE} numbers (position, quaternion, gripper), those "
+            f"of {store.name} have {numbers}"
+        )
+    return VECTOR_SIZE
+
+
+def _errors(actions: torch.Tensor, truth: torch.Tensor, layout: str) -> dict[str, torch.Tensor]:
+    """How far off each step is, (B, chunk): in robot units; of poses in metres, degrees, and wrong grippers."""
+    if layout == "vector":
+        return {"action_error": (actions - truth).abs().mean(-1)}
+    cosine = torch.nn.functional.cosine_similarity(actions[..., 3:7], truth[..., 3:7], dim=-1)
+    return {
+        "position_error": (actions[..., :3] - truth[..., :3]).norm(dim=-1),
+        "rotation_error": torch.rad2deg(2 * cosine.abs().clamp(max=1).acos()),
+        "gripper_error": ((actions[..., 7] > 0.5) != (truth[..., 7] > 0.5)).float(),
+    }
 
 
 def _is_policy(config) -> bool:

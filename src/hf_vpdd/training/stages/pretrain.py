@@ -6,17 +6,25 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...errors import InputError
 from ..arguments import Recipe, build_config
 from ..loop import DiffusionTask, Evaluation, train
 from ..pictures import grid, to_uint8
 from .common import (
+    camera_names,
     check_model_type,
     choose_episodes,
+    evaluation_rows,
+    flatten_codes,
     open_store,
+    pixels_from_uint8,
     quiet_transformers,
     require_model_folder,
+    resize,
     rows_of,
+    sample_groups,
     sentences_with_paraphrases,
+    set_views,
     spread,
     store_codes,
     weights_fingerprint,
@@ -29,17 +37,21 @@ def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     """Train a `VPDDForVideoPrediction` by `recipe` (see `load_recipe("pretrain", ...)`); returns its folder.
 
     Args:
-        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE in `init_from`, likewise.
+        store: a `FrameStore`, if it was opened already. codes: its tokens by the VQ-VAE in `init_from`, likewise (for
+            a store with views a list, one array per camera).
 
     Raises:
         InputError: no VQ-VAE in `init_from`, or one that does not fit the data or the model section.
     """
     folder = require_model_folder(recipe.init_from, "pretrain")
     check_model_type(folder, "vpdd_vqvae", "pretrain")
-    return train(PretrainTask(recipe, folder, open_store(recipe, store), codes), recipe).output_dir
+    store = open_store(recipe, store, video_only=True)
+    return train(PretrainTask(recipe, folder, store, flatten_codes(codes)), recipe).output_dir
 
 
 class PretrainTask(DiffusionTask):
+    """Windows of every root, each camera a row of its own (spec §3.4); among roots by `data.weights`."""
+
     def __init__(self, recipe: Recipe, vqvae_folder: Path, store, codes):
         from ...modeling.vpdd.modeling_vpdd import VPDDForVideoPrediction
         from ...modeling.vpdd.processing_vpdd import VPDDProcessor, train_tokenizer
@@ -50,15 +62,23 @@ class PretrainTask(DiffusionTask):
             vqvae = VPDDVQVAE.from_pretrained(vqvae_folder, dtype=torch.float32)
         fingerprint = weights_fingerprint(vqvae)
         codes = store_codes(recipe, store, vqvae, codes, fingerprint)
-        sentences = [s for group in sentences_with_paraphrases(sorted(set(store.episode_task))) for s in group]
-        tokenizer = train_tokenizer(sentences, options.vocab_size, max_length=options.max_instruction_length)
-        config = pretrain_config(recipe, vqvae.config, tokenizer, store)
+        tower = None
+        if options.text_model is not None:
+            tower, tokenizer = load_text_model(recipe)
+            config = pretrain_config(recipe, vqvae.config, tower.config.to_dict(), store)
+        else:
+            sentences = [s for group in sentences_with_paraphrases(sorted(set(store.episode_task))) for s in group]
+            tokenizer = train_tokenizer(sentences, options.vocab_size, max_length=options.max_instruction_length)
+            config = pretrain_config(recipe, vqvae.config, text_config(recipe, tokenizer), store)
         torch.manual_seed(recipe.train.seed)
         self.model = VPDDForVideoPrediction(config)
         self.model.model.vqvae.load_state_dict(vqvae.state_dict())
+        if tower is not None:
+            self.model.model.text_model.load_state_dict(tower.state_dict())
+            self.model.model.text_model.requires_grad_(False)
         self.recipe, self.options, self.store = recipe, options, store
         self.processor = VPDDProcessor.from_dataset_stats(
-            None, None, tokenizer, num_action_bins=config.num_action_bins, cameras=[data.camera],
+            None, None, tokenizer, num_action_bins=config.num_action_bins, cameras=camera_names(data),
             image_size=data.image_size, history_frames=config.history_frames, history_stride=data.history_stride,
             chunk_size=config.chunk_size, max_instruction_length=options.max_instruction_length,
         )  # fmt: skip
@@ -76,6 +96,7 @@ class PretrainTask(DiffusionTask):
             False,
         )
         self.num_samples = len(self.windows.train)
+        self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.fingerprints = {"dataset": store.fingerprint, "vqvae": fingerprint, "episodes": str(len(train_episodes))}
 
     def batch(self, indices):
@@ -101,10 +122,30 @@ class PretrainTask(DiffusionTask):
         write_folder(folder, write)
 
 
-def pretrain_config(recipe: Recipe, vqvae_config, tokenizer, store):
-    """VPDDConfig from the model section; what data, tokenizer and VQ-VAE decide is filled in."""
-    section = dict(recipe.model)
-    text = dict(section.pop("text_config", None) or {})
+def load_text_model(recipe: Recipe) -> tuple[Any, Any]:
+    """(CLIP text tower in float32, its tokenizer) of `pretrain.text_model`."""
+    from transformers import AutoTokenizer, CLIPTextModelWithProjection
+
+    place, length = recipe.options.text_model, recipe.options.max_instruction_length
+    if recipe.model.get("text_config"):
+        raise InputError("pretrain.text_model brings its own sizes: leave model.text_config out")
+    try:
+        with quiet_transformers():
+            tower = CLIPTextModelWithProjection.from_pretrained(place, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError) as error:
+        raise InputError(f"pretrain.text_model: no CLIP text tower with a tokenizer at {place!r}: {error}") from error
+    if length > tower.config.max_position_embeddings:
+        raise InputError(
+            f"pretrain.max_instruction_length is {length}, the text tower of {place} reads at most "
+            f"{tower.config.max_position_embeddings} tokens"
+        )
+    return tower, tokenizer
+
+
+def text_config(recipe: Recipe, tokenizer) -> dict[str, Any]:
+    """Sizes of a tower that is trained here, with what the tokenizer decides filled in."""
+    text = dict(recipe.model.get("text_config") or {})
     text.update(
         vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
@@ -112,7 +153,14 @@ def pretrain_config(recipe: Recipe, vqvae_config, tokenizer, store):
     text["max_position_embeddings"] = max(
         text.get("max_position_embeddings", 0), recipe.options.max_instruction_length
     )
+    return text
+
+
+def pretrain_config(recipe: Recipe, vqvae_config, text: dict[str, Any], store):
+    """VPDDConfig from the model section; what data and VQ-VAE decide is filled in."""
+    section = {key: value for key, value in recipe.model.items() if key != "text_config"}
     section.setdefault("history_frames", vqvae_config.clip_frames)
+    set_views(section, len(camera_names(recipe.data)))
     if store.state is not None:
         section.setdefault("state_dim", int(store.state.shape[1]))
     if store.action is not None:
@@ -125,7 +173,7 @@ def video_metrics(model, windows: Windows, generator: torch.Generator, device: t
     and on those that differ from the current frame's at the same place; and how right copying the current codes is."""
     config, core = model.config, model.model
     sums = torch.zeros(5, dtype=torch.float64)
-    for rows in rows_of(len(windows.val), 64):
+    for rows in rows_of(len(windows.val), evaluation_rows(config)):
         batch = tensors_only(windows.val.__getitems__(list(range(rows.start, rows.stop))))
         inputs = windows.inputs({k: v.to(device) for k, v in batch.items()}, None)
         size = len(inputs["video_codes"])
@@ -154,17 +202,26 @@ def video_metrics(model, windows: Windows, generator: torch.Generator, device: t
 
 
 def forecast_picture(model, windows: Windows, number: int, device: torch.device) -> np.ndarray:
-    """One row per sample: current frame, imagined future, the true future through the tokenizer, the true future."""
-    store, config = windows.store, model.config
-    chosen = spread(np.arange(len(windows.val)), number)
-    batch = tensors_only(windows.val.__getitems__(chosen.tolist()))
+    """One row per moment: current frame, imagined future, the true future through the tokenizer, the true future; and
+    the same through the other cameras that saw it, side by side."""
+    store, core = windows.store, model.model
+    moments = [windows.same_moment(position) for position in spread(windows.val_positions, number)]
+    positions = np.concatenate(moments)
+    batch = tensors_only(windows.subset(positions)[:])
     inputs = windows.inputs({k: v.to(device) for k, v in batch.items()}, None)
     truth = inputs.pop("video_codes")
     keep = {k: inputs[k] for k in ("history_codes", "pixel_values", "input_ids", "attention_mask") if k in inputs}
     generator = torch.Generator(device).manual_seed(0)
     codes = model.sample_video(**keep, num_inference_steps=4, generator=generator)
-    imagined, coded = (to_uint8(model.model.decode_video(c)[:, 0, -1]) for c in (codes, truth))
-    positions = windows.val_positions[chosen]
-    last = store.episode_to[store.frame_episode[positions]] - 1
-    now, future = store.frames[positions], store.frames[np.minimum(positions + config.predict_ahead, last)]
-    return grid([list(row) for row in zip(now, imagined, coded, future, strict=True)])
+    imagined, coded = (to_uint8(core.decode_video(c)[:, 0, -1]) for c in (codes, truth))
+    future = np.minimum(positions + model.config.predict_ahead, windows.last_frame(positions))
+    now, future = (
+        to_uint8(resize(pixels_from_uint8(torch.from_numpy(store.frames[rows])), imagined.shape[1]))
+        for rows in (positions, future)
+    )
+    pictures = list(zip(now, imagined, coded, future, strict=True))
+    rows, first = [], 0
+    for moment in moments:
+        rows.append([picture for view in pictures[first : first + len(moment)] for picture in view])
+        first += len(moment)
+    return grid(rows)

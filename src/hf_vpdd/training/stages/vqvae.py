@@ -10,7 +10,17 @@ from ..arguments import Recipe, build_config
 from ..augment import color_jitter
 from ..loop import Evaluation, Task, train
 from ..pictures import grid, to_uint8
-from .common import choose_episodes, frame_indices, open_store, pixels_from_uint8, rows_of, spread, write_folder
+from .common import (
+    choose_episodes,
+    frame_indices,
+    open_store,
+    pixels_from_uint8,
+    resize,
+    rows_of,
+    sample_groups,
+    spread,
+    write_folder,
+)
 
 
 def run_vqvae(recipe: Recipe, store: Any = None) -> Path:
@@ -19,11 +29,11 @@ def run_vqvae(recipe: Recipe, store: Any = None) -> Path:
     Args:
         store: a `FrameStore`, if it was opened already.
     """
-    return train(VQVAETask(recipe, open_store(recipe, store)), recipe).output_dir
+    return train(VQVAETask(recipe, open_store(recipe, store, video_only=True)), recipe).output_dir
 
 
 class VQVAETask(Task):
-    """Clips of the training episodes, uniformly drawn."""
+    """Clips of the training episodes through every camera, uniformly drawn, or by `data.weights` among the roots."""
 
     def __init__(self, recipe: Recipe, store):
         from ...modeling.vqvae.modeling_vqvae import VPDDVQVAE
@@ -39,19 +49,24 @@ class VQVAETask(Task):
         self.indices = frame_indices(store, train_episodes, data.frame_stride)
         self.val_indices = spread(frame_indices(store, held_out), recipe.train.eval_samples)
         self.num_samples = len(self.indices)
+        self.sample_groups, self.group_weights = sample_groups(store, data, self.indices)
         self.fingerprints = {"dataset": store.fingerprint}
-        self.weights = PixelWeights(store, options)
+        self.weights = PixelWeights(store, options, size=config.image_size)
 
     def _clips(self, positions: np.ndarray) -> torch.Tensor:
         """The clips that end at these frames of the store: uint8 (B, T, S, S, 3)."""
         return torch.from_numpy(self.store.clips(positions, self.clip_frames, self.stride))
+
+    def _pixels(self, frames: torch.Tensor) -> torch.Tensor:
+        """uint8 (B, T, S, S, 3) of the store -> (B, T, 3, H, W) of the size the tokenizer reads, in [-0.5, 0.5]."""
+        return resize(pixels_from_uint8(frames), self.model.config.image_size)
 
     def batch(self, indices):
         positions = self.indices[indices]
         return {"frames": self._clips(positions), "weight_row": self.weights.rows(positions)}
 
     def loss(self, model, batch, generator):
-        pixels = pixels_from_uint8(batch["frames"])
+        pixels = self._pixels(batch["frames"])
         weights = self.weights(pixels, batch["weight_row"])
         pixels = color_jitter(pixels, self.options.color_jitter, generator)
         output = model(pixel_values=pixels.transpose(1, 2), pixel_weights=weights, generator=generator)
@@ -61,7 +76,8 @@ class VQVAETask(Task):
         }  # fmt: skip
 
     def evaluate(self, model, generator, device, final):
-        """PSNR over held-out frames (dB, peak 1), the same where pixels count more, and the share of codes in use."""
+        """PSNR over held-out frames (dB, peak 1), the same where pixels count more, and the share of codes in use;
+        PSNR of each root when there are several."""
         if not len(self.val_indices):
             return Evaluation()
         psnr, weighted, used = [], [], set()
@@ -69,7 +85,7 @@ class VQVAETask(Task):
         picture: list[list[np.ndarray]] = [[], []]
         for rows in rows_of(len(self.val_indices), 64):
             positions = self.val_indices[rows]
-            pixels = pixels_from_uint8(self._clips(positions).to(device))
+            pixels = self._pixels(self._clips(positions).to(device))
             output = model(pixel_values=pixels.transpose(1, 2))
             restored = output.reconstruction.float().clamp(-0.5, 0.5).transpose(1, 2)
             error = (restored - pixels).square()
@@ -82,10 +98,14 @@ class VQVAETask(Task):
                 if rows.start + i in shown:
                     picture[0].append(to_uint8(pixels[i, -1]))
                     picture[1].append(to_uint8(restored[i, -1]))
+        psnr = torch.cat(psnr)
         metrics = {
-            "psnr": float(torch.cat(psnr).mean()), "psnr_weighted": float(torch.cat(weighted).mean()),
+            "psnr": float(psnr.mean()), "psnr_weighted": float(torch.cat(weighted).mean()),
             "codes_used": len(used) / model.config.codebook_size,
         }  # fmt: skip
+        roots = np.array(self.store.roots)[self.store.frame_episode[self.val_indices]]
+        for root in dict.fromkeys(roots.tolist()) if len(set(roots.tolist())) > 1 else ():
+            metrics[f"psnr_{Path(root).name}"] = float(psnr.cpu()[torch.from_numpy(roots == root)].mean())
         return Evaluation(metrics, {"reconstruction": grid(picture)})
 
     def save_model(self, folder, model, final):
@@ -97,31 +117,38 @@ class PixelWeights:
     where gripper and objects are would be drowned.
 
     * variance: variance over time within the pixel's episode (what the measured recipe used).
-    * deviation: squared distance of this frame's pixel from the mean picture of its task. Also catches small things
-      that stand still in every episode but elsewhere in each, like a target.
+    * deviation: squared distance of this frame's pixel from the mean picture of its task (through its camera). Also
+      catches small things that stand still in every episode but elsewhere in each, like a target.
+
+    Args:
+        size: side of the pictures the weights are for; None: as in the store.
     """
 
-    def __init__(self, store, options, frames_per_map: int = 96):
+    def __init__(self, store, options, frames_per_map: int = 96, size: int | None = None):
         self.mode = options.pixel_weighting if options.pixel_weight_strength > 0 else "none"
         self.strength, self.cap = options.pixel_weight_strength, options.pixel_weight_cap
         self.maps = self.scale = None
         self.frame_episode = store.frame_episode
         if self.mode == "none":
             return
-        side = store.frames.shape[1]
+        side = size or store.image_size
         if self.mode == "variance":
             self.row_of_episode = np.arange(store.num_episodes)
             groups = [[episode] for episode in range(store.num_episodes)]
         else:
-            self.row_of_episode = np.array([store.tasks.index(task) for task in store.episode_task])
-            groups = [np.flatnonzero(self.row_of_episode == row) for row in range(len(store.tasks))]
+            piece = np.repeat(np.arange(len(store.pieces)), [part.num_episodes for part in store.pieces])
+            scenes = list(zip(piece if store.pieces else [0] * store.num_episodes, store.episode_task))
+            number = {scene: row for row, scene in enumerate(dict.fromkeys(scenes))}
+            self.row_of_episode = np.array([number[scene] for scene in scenes])
+            groups = [np.flatnonzero(self.row_of_episode == row) for row in range(len(number))]
             frames_per_map *= 4
         channels = 3 if self.mode == "deviation" else 1
         maps = np.zeros((len(groups), channels, side, side), dtype=np.float16)
         scale = np.ones(len(groups), dtype=np.float32)
         for row, episodes in enumerate(groups):
             picked = spread(frame_indices(store, list(episodes)), frames_per_map)
-            frames = store.frames[picked].astype(np.float32) / 255.0
+            frames = resize(pixels_from_uint8(torch.from_numpy(store.frames[picked])), side)
+            frames = (frames + 0.5).movedim(1, -1).numpy()
             variance = frames.var(axis=0).mean(axis=-1)
             if self.mode == "variance":
                 maps[row, 0] = np.minimum(variance / max(float(variance.mean()), 1e-8), self.cap)

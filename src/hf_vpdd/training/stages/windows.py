@@ -27,14 +27,17 @@ class Windows:
         head_sees = config.head_keypoints or config.action_head == "causal_multiview"
         self.with_pixels = bool(config.image_channels or head_sees and actions)
         self.with_actions = actions
+        # With the codes of the history at hand, only the newest frame is still looked at.
         self._shape = dict(
-            history_frames=config.history_frames, history_stride=data.history_stride,
+            history_frames=1, history_stride=data.history_stride,
             predict_ahead=config.predict_ahead,
             chunk_size=config.chunk_size, with_actions=actions, with_pixels=self.with_pixels,
         )  # fmt: skip
+        if actions:
+            self._shape["targets"] = data.targets
         self._codes = codes
-        self.train = self.subset(frame_indices(store, train_episodes, data.frame_stride))
-        self.val_positions = spread(frame_indices(store, held_out), eval_samples)
+        self.train = self.subset(self._useful(frame_indices(store, train_episodes, data.frame_stride)))
+        self.val_positions = spread(self._useful(frame_indices(store, held_out)), eval_samples)
         self.val = self.subset(self.val_positions) if len(self.val_positions) else None
         self.instructions = InstructionSampler(
             sentences_with_paraphrases(list(self.train.tasks)),
@@ -49,6 +52,23 @@ class Windows:
         from ...data.windows import WindowDataset
 
         return WindowDataset(self.store, self._codes, frame_indices=positions, **{**self._shape, **changes})
+
+    def _useful(self, positions: np.ndarray) -> np.ndarray:
+        """Without the frames after which there is nothing left to do."""
+        if len(positions) and self._shape.get("targets") == "keyframes":
+            return positions[self.subset(positions).with_targets()]
+        return positions
+
+    def last_frame(self, positions: np.ndarray) -> np.ndarray:
+        """The last frame of the episode of each of these frames."""
+        return self.store.episode_to[self.store.frame_episode[positions]] - 1
+
+    def same_moment(self, position: int) -> np.ndarray:
+        """This frame as every camera of a store of single cameras saw it; positions in the store."""
+        store = self.store
+        episode = store.frame_episode[position]
+        seen = np.flatnonzero(store.takes == store.takes[episode])
+        return store.episode_from[seen] + (position - store.episode_from[episode])
 
     def add_cotraining(self, episodes: list[int], number: int, stride: int) -> None:
         """Let every training batch also hold `number` windows of these episodes, for the video loss only."""
