@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 
 from .errors import InputError
+from .modeling.vpdd.sampling import Guide, check_steps
+from .schedulers import check_sampler
 
 
 @dataclass
@@ -78,6 +80,27 @@ def check_is_policy_checkpoint(model) -> None:
         )
 
 
+def check_sampling(
+    config,
+    num_inference_steps: int | None = None,
+    temperature: float | None = None,
+    video_temperature: float | None = None,
+    sampler: str | None = None,
+    action_steps: int | None = None,
+    guidance_scale: float = 1.0,
+) -> None:
+    """Raises an `InputError` for the first option that a model of this `config` cannot be sampled with."""
+    check_steps("num_inference_steps", num_inference_steps, config)
+    check_steps("action_steps", action_steps, config)
+    for name, value in (("temperature", temperature), ("video_temperature", video_temperature)):
+        if value is not None and not value >= 0:
+            raise InputError(f"{name}: must be 0 (greedy) or more, got {value}.")
+    check_sampler(sampler)
+    Guide(guidance_scale, config)
+    if config.action_objective == "regression" and (sampler or action_steps):
+        raise InputError("sampler, action_steps: this policy is behaviour cloning (regression); it has no chain.")
+
+
 def plan(
     model,
     processor,
@@ -89,6 +112,10 @@ def plan(
     return_video: bool = False,
     scheduler=None,
     callback_on_step_end: Callable | None = None,
+    sampler: str | None = None,
+    action_steps: int | None = None,
+    guidance_scale: float | None = None,
+    committed_actions: torch.Tensor | None = None,
 ) -> Plan:
     """One batched plan.
 
@@ -99,17 +126,23 @@ def plan(
         generator: Of every random draw; or a list, one per observation.
         return_video: Decode the imagined future too.
         scheduler: Replaces the model's own. callback_on_step_end: as in `sample_actions`.
+        sampler: The name of one of `hf_vpdd.schedulers.SAMPLERS`, instead of `scheduler`.
+        action_steps: Passes of the action head alone after `num_inference_steps` for the video; `None`: one chain.
+        guidance_scale: Over the instruction; 1 is none.
+        committed_actions: float (B, n, A) in the robot's units, n < chunk: the first actions, decided already.
 
     Raises:
         InputError: An argument out of its range, or a video is asked of a policy that predicts none.
     """
-    if num_inference_steps is not None and not 1 <= num_inference_steps <= model.config.num_train_timesteps:
-        raise InputError(
-            f"num_inference_steps: must lie in 1..{model.config.num_train_timesteps}, got {num_inference_steps}."
-        )
-    for name, value in (("temperature", temperature), ("video_temperature", video_temperature)):
-        if value is not None and not value >= 0:
-            raise InputError(f"{name}: must be 0 (greedy) or more, got {value}.")
+    check_sampling(
+        model.config,
+        num_inference_steps,
+        temperature,
+        video_temperature,
+        sampler,
+        action_steps,
+        1.0 if guidance_scale is None else guidance_scale,
+    )
     if return_video and model.config.action_objective == "regression":
         raise InputError("return_video: this policy is behaviour cloning (regression); it imagines no future.")
     options = {
@@ -119,7 +152,12 @@ def plan(
         "generator": generator,
         "scheduler": scheduler,
         "callback_on_step_end": callback_on_step_end,
+        "sampler": sampler,
+        "action_steps": action_steps,
+        "guidance_scale": guidance_scale,
     }
+    if committed_actions is not None:
+        options["committed_actions"] = _committed_bins(processor, committed_actions).to(model.device)
     names = ["pixel_values", "input_ids", "attention_mask"] + (["state"] if model.config.state_dim else [])
     missing = [name for name in names if name not in inputs]
     if missing:
@@ -138,6 +176,21 @@ def plan(
         frames = processor.post_process_video(model.model.decode_video(output.video_codes))
         video = torch.cat(frames.unbind(1), dim=-2)  # (B,V,T,H,W,3) -> cameras side by side
     return Plan(actions=actions, video=video)
+
+
+def _committed_bins(processor, actions) -> torch.Tensor:
+    """(B, n, A) in the robot's units -> int64 bins. What a plan returned comes back as the bins it was made of."""
+    actions = torch.as_tensor(actions)
+    if processor.action_objective != "diffusion":
+        raise InputError("committed_actions: this policy is behaviour cloning (regression); it completes no plan.")
+    if actions.ndim != 3 or actions.shape[2] != processor.action_dim or actions.shape[1] >= processor.chunk_size:
+        raise InputError(
+            f"committed_actions: expected (B, n, {processor.action_dim}) with n < {processor.chunk_size}, the chunk; "
+            f"got {tuple(actions.shape)}."
+        )
+    if not bool(torch.isfinite(actions).all()):
+        raise InputError("committed_actions: not all are finite.")
+    return processor.encode_actions(actions)
 
 
 def make_generator(seed: int | None, device: torch.device) -> torch.Generator | None:

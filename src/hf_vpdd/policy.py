@@ -15,7 +15,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 from .errors import InputError
-from .inference import check_is_policy_checkpoint, check_pair, make_generator, plan
+from .inference import check_is_policy_checkpoint, check_pair, check_sampling, make_generator, plan
 from .registration import DEFAULT_CHECKPOINT, register
 
 
@@ -43,6 +43,11 @@ class RobotPolicy:
         processor: Its processor.
         execute: Steps of a plan to carry out before planning again. Default: the processor's, else the whole chunk.
         num_inference_steps, temperature, video_temperature: Of the sampler; `None`: the model's defaults.
+        sampler, action_steps, guidance_scale: As in [`hf_vpdd.inference.plan`].
+        real_time: Commit what the old plan still holds. After `execute` steps of a plan, the next one is made with the
+            `chunk - execute` actions not yet carried out as its fixed beginning (arXiv 2506.07339): on a robot these
+            run while the network computes, and the new plan continues them without a jump. What is seen now acts that
+            many steps later.
         seed: Makes everything that follows reproducible. `None`: torch's global generator.
     """
 
@@ -55,6 +60,10 @@ class RobotPolicy:
         temperature: float | None = None,
         video_temperature: float | None = None,
         seed: int | None = None,
+        sampler: str | None = None,
+        action_steps: int | None = None,
+        guidance_scale: float | None = None,
+        real_time: bool = False,
     ):
         check_pair(model, processor)
         self.model = model.eval()
@@ -69,6 +78,14 @@ class RobotPolicy:
             "temperature": temperature,
             "video_temperature": video_temperature,
         }
+        # only if given: results recorded before these options existed can still be told apart and resumed
+        options = {"sampler": sampler, "action_steps": action_steps, "guidance_scale": guidance_scale}
+        self.sampling |= {name: value for name, value in options.items() if value is not None}
+        check_sampling(model.config, **self.sampling)
+        if real_time and model.config.action_objective == "regression":
+            raise InputError("real_time: this policy is behaviour cloning (regression); it completes no plan.")
+        self.real_time = real_time
+        self._left: dict[int, np.ndarray] = {}  # of each environment's plan, what `execute` leaves over
         self._seed = seed
         self._generator = make_generator(seed, model.device)
         self._queues: dict[int, deque] = {}
@@ -122,10 +139,12 @@ class RobotPolicy:
         if env_ids is None:
             self._queues.clear()
             self._history.clear()
+            self._left.clear()
             return
         for env_id in [env_ids] if isinstance(env_ids, int) else env_ids:
             self._queues.pop(env_id, None)
             self._history.pop(env_id, None)
+            self._left.pop(env_id, None)
 
     def select_action(self, observations, env_ids: Sequence[int] | None = None) -> np.ndarray:
         """One action per environment. Call it at every environment step.
@@ -150,10 +169,19 @@ class RobotPolicy:
             for env_id, obs in zip(env_ids, observations):
                 self._remember(env_id, obs)
         empty = [i for i, env_id in enumerate(env_ids) if not self._queues.get(env_id)]
-        if empty:
-            output = self.predict([self._with_history(env_ids[i], observations[i]) for i in empty])
-            for i, chunk in zip(empty, output.actions):
+        # who begins an episode has nothing to commit, and plans apart from who goes on
+        goes_on = [i for i in empty if env_ids[i] in self._left]
+        for group in ([i for i in empty if i not in goes_on], goes_on):
+            if not group:
+                continue
+            output = self.predict(
+                [self._with_history(env_ids[i], observations[i]) for i in group],
+                committed_actions=np.stack([self._left[env_ids[i]] for i in group]) if group is goes_on else None,
+            )
+            for i, chunk in zip(group, output.actions):
                 self._queues[env_ids[i]] = deque(chunk[: self.execute])
+                if self.real_time and self.execute < len(chunk):
+                    self._left[env_ids[i]] = chunk[self.execute :]
         actions = np.stack([self._queues[env_id].popleft() for env_id in env_ids])
         return actions[0] if single else actions
 
@@ -163,6 +191,7 @@ class RobotPolicy:
         observations,
         return_video: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
+        committed_actions: np.ndarray | None = None,
     ) -> PolicyOutput:
         """Whole plans for a batch of observations, without touching history or queues.
 
@@ -172,12 +201,19 @@ class RobotPolicy:
             return_video: Decode the imagined future too.
             generator: Of the random draws of this call, instead of the policy's own. With a list, one per observation,
                 a plan does not depend on which others are made in the same call.
+            committed_actions: float (B, n, A) in the robot's units, n < chunk: the plans begin with these.
         """
         batch = [observations] if isinstance(observations, Mapping) else list(observations)
         inputs = self.processor.process_observations(batch)
         generator = self._generator if generator is None else generator
         result = plan(
-            self.model, self.processor, inputs, generator=generator, return_video=return_video, **self.sampling
+            self.model,
+            self.processor,
+            inputs,
+            generator=generator,
+            return_video=return_video,
+            committed_actions=committed_actions,
+            **self.sampling,
         )
         video = None if result.video is None else result.video.cpu().numpy()
         return PolicyOutput(actions=result.actions.cpu().numpy(), video=video)

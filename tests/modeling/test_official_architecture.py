@@ -174,7 +174,7 @@ def test_metaworld_policy(metaworld, reference):
     # the whole golden set keeps the values of the shared video under the pre-training case
     check_video(reference, case, case if f"{case}/hidden" in reference else "pretrain_meta", output)
     with torch.no_grad():
-        head = metaworld._head_context(context, reference[f"{case}/prompt"], None, None, 1)
+        head = metaworld.head_context(context, reference[f"{case}/prompt"], None, None, 1)
         logits = metaworld.action_head(actions, reference[f"{case}/timesteps"], output.hidden_states, head)
     close(logits.flatten(1, 2), reference[f"{case}/action_logits"], 1e-4)
 
@@ -191,7 +191,7 @@ def test_rlbench_policy_as_released(rlbench, reference):
     assert torch.equal(images[..., ::32, ::32], reference[f"{case}/imgs_slice"])
     with torch.no_grad():
         context = rlbench.model.encode_context(prompt, views, None)
-        head = rlbench._head_context(context, prompt, reference[f"{case}/proprio"], images[:, :, None], 4)
+        head = rlbench.head_context(context, prompt, reference[f"{case}/proprio"], images[:, :, None], 4)
         # the released head never looks at the forecast: any will do
         hidden = output.hidden_states.expand(-1, 4, -1, -1)
         logits = rlbench.action_head(actions, timesteps, hidden, head)

@@ -119,7 +119,7 @@ def test_rlbench_follows_the_forecast_unless_released():
         batch = batch_of(config)
         prompt = model.model.embed_prompt(batch["input_ids"], batch["attention_mask"])
         context = model.model.encode_context(prompt, batch["history_codes"], batch["pixel_values"])
-        head = model._head_context(context, prompt, batch["state"], batch["pixel_values"], config.num_views)
+        head = model.head_context(context, prompt, batch["state"], batch["pixel_values"], config.num_views)
         hidden = torch.randn(2, config.num_views, config.video_tokens, config.hidden_size)
         steps = torch.tensor([5, 50])
         before = model.action_head(batch["actions"], steps, hidden, head)

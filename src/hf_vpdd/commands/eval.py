@@ -60,6 +60,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--inference-steps", type=int, help="denoising steps; the checkpoint's own number if not given"
     )
     parser.add_argument("--temperature", type=float, help="of the actions; the checkpoint's own if not given")
+    parser.add_argument(
+        "--sampler",
+        help="ancestral (default), confidence, entropy_bound or halton: which tokens come first",
+    )
+    parser.add_argument(
+        "--action-steps", type=int, help="passes for the actions after --inference-steps for the video; else one chain"
+    )
+    parser.add_argument(
+        "--guidance-scale", type=float, help="over the instruction, of models trained with instruction_dropout"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -84,10 +94,18 @@ def run(args: argparse.Namespace) -> int:
         variations=_numbers(args.variations),
     )
     simulator.prepare()
-    options = {"num_inference_steps": args.inference_steps, "temperature": args.temperature}
+    options = {
+        "num_inference_steps": args.inference_steps,
+        "temperature": args.temperature,
+        "sampler": args.sampler,
+        "action_steps": args.action_steps,
+        "guidance_scale": args.guidance_scale,
+    }
     options = {name: value for name, value in options.items() if value is not None}
     if args.policy in ("expert", "null") and options:
-        raise InputError(f"--inference-steps and --temperature mean nothing to --policy {args.policy}")
+        flags = {"num_inference_steps": "--inference-steps"}
+        given = ", ".join(flags.get(name, "--" + name.replace("_", "-")) for name in options)
+        raise InputError(f"{given} mean nothing to --policy {args.policy}")
     leave_cores_to(args.workers)
     policy = load_policy(args.policy, **options)
     name = Path(args.policy).name

@@ -19,7 +19,17 @@ from ..inference import check_pair, make_generator, plan
 from ..saving import save_policy
 
 
-_FORWARD = ("num_inference_steps", "temperature", "video_temperature", "generator", "seed", "return_video")
+_FORWARD = (
+    "num_inference_steps",
+    "temperature",
+    "video_temperature",
+    "sampler",
+    "action_steps",
+    "guidance_scale",
+    "generator",
+    "seed",
+    "return_video",
+)
 # transformers itself hands these on to every pipeline
 _SERVICE = ("trust_remote_code", "use_fast", "_commit_hash", "framework", "processor", "revision", "token")
 
@@ -31,8 +41,9 @@ class RobotPolicyPipeline(Pipeline):
     list of such dictionaries (with `batch_size`) or a generator of them works too.
 
     Options, here or at construction: `return_video` (False), `num_inference_steps`, `temperature` (actions; 0 is
-    greedy), `video_temperature`, and for reproducible draws `seed` (every model call starts from it: a plan does not
-    depend on what was asked before) or `generator` (one stream over all calls).
+    greedy), `video_temperature`, `sampler`, `action_steps`, `guidance_scale` (see [`hf_vpdd.inference.plan`]), and for
+    reproducible draws `seed` (every model call starts from it: a plan does not depend on what was asked before) or
+    `generator` (one stream over all calls).
 
     Output: {"actions": float32 (chunk, A)} as numpy, with "video": uint8 (T, H, W, 3) if asked.
     """

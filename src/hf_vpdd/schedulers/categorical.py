@@ -26,14 +26,19 @@ def truncate(probs: torch.Tensor, mass: float) -> torch.Tensor:
     """VPDD's "top0.88r": keep a class if the likelier ones hold less than `mass`; classes equally likely share their
     fate, so that the result does not hang on the sort. probs (..., K) float32, summing to one -> renormalised.
     """
+    kept = nucleus(probs, mass)
+    return kept / kept.sum(-1, keepdim=True)
+
+
+def nucleus(probs: torch.Tensor, mass: float) -> torch.Tensor:
+    """`truncate` before it is renormalised: what `draw` takes as well."""
     if probs.is_cpu and not torch.compiler.is_compiling():
         ranked = torch.from_numpy(np.sort(probs.detach().numpy(), axis=-1))  # torch's CPU sort takes 20 times as long
     else:
         ranked = probs.detach().sort(dim=-1).values
     cdf = ranked.cumsum(-1, dtype=torch.float64)
     dropped = torch.searchsorted(cdf, (cdf[..., -1:] - mass).clamp(min=-1.0), right=True)
-    kept = torch.where(probs >= ranked.gather(-1, dropped), probs, 0.0)
-    return kept / kept.sum(-1, keepdim=True)
+    return probs * (probs >= ranked.gather(-1, dropped))  # half the time of torch.where on a CPU
 
 
 def draw(probs: torch.Tensor, u: torch.Tensor) -> torch.Tensor:

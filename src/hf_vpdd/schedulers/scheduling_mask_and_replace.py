@@ -22,7 +22,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from diffusers.utils import BaseOutput
 
 from ..errors import InputError
-from .categorical import draw, truncate, uniform
+from .categorical import draw, nucleus, truncate, uniform
 from .mask_and_replace_kernel import NEVER, Jump, bound, reverse
 
 
@@ -65,6 +65,8 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         truncation (`float`, *optional*, defaults to 0.88): sampling keeps the likeliest classes up to this mass.
         auxiliary_weight (`float`, defaults to 5e-4): weight of the auxiliary cross entropy in the "vb" loss.
         trained_alphas_cumprod, trained_gammas_cumprod (`list[float]`, *optional*): an own schedule, T values each.
+        choice_temperature (`float`, defaults to 0), entropy_bound (`float`, defaults to 32.0): of
+            [`ConfidenceScheduler`] and [`EntropyBoundScheduler`], which share this configuration. Not read here.
     """
 
     order = 1
@@ -80,6 +82,8 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         auxiliary_weight: float = 5e-4,
         trained_alphas_cumprod: list[float] | None = None,
         trained_gammas_cumprod: list[float] | None = None,
+        choice_temperature: float = 0.0,
+        entropy_bound: float = 32.0,
     ):
         steps = num_train_timesteps
         if steps < 2:
@@ -88,6 +92,9 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
             raise InputError(f"replace_mass is {replace_mass}; it must lie in [0, 0.5].")
         if truncation is not None and not 0 < truncation <= 1:
             raise InputError(f"truncation is {truncation}; it must lie in (0, 1], or be None for no truncation.")
+        for name, value in (("choice_temperature", choice_temperature), ("entropy_bound", entropy_bound)):
+            if not value >= 0:
+                raise InputError(f"{name} is {value}; it must be 0 or positive.")
         if (trained_alphas_cumprod is None) != (trained_gammas_cumprod is None):
             raise InputError("Give trained_alphas_cumprod and trained_gammas_cumprod together, or neither.")
         if trained_alphas_cumprod is None:
@@ -320,6 +327,7 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         generator=None,
         prev_timestep: int | torch.Tensor | None = None,
         return_dict: bool = True,
+        grid: tuple[int, int] | None = None,
     ) -> MaskAndReplaceSchedulerOutput | tuple[torch.Tensor, torch.Tensor]:
         """One jump back, x_s ~ p(x_s | x_t): one draw of x_0 and one of three things to do per position (`reverse`).
 
@@ -328,16 +336,43 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
             timestep: t, an int or a tensor, () or (B,); prev_timestep: s, by default the next of `set_timesteps`.
             temperature: of p(x_0 | x_t); 0 takes the likeliest class (which tokens are revealed stays random).
             generator: one, or a list with one per sample.
+            grid: (h, w) of a picture whose tokens these are, row by row; samplers that look at places read it.
         """
-        self._check_logits(logits, sample, num_classes)
-        if temperature < 0:
-            raise InputError(f"temperature is {temperature}; it must be 0 (likeliest class) or positive.")
+        self._check_step(logits, sample, num_classes, temperature)
         if prev_timestep is None:
             prev_timestep = self._previous_timestep(timestep)
         j = self.jump(timestep, prev_timestep, num_classes, sample.device)
         u = uniform((*sample.shape, 2), generator, sample.device)
-        x_0 = logits.argmax(-1) if temperature == 0 else draw(self.predict_start(logits, temperature), u[..., 0])
+        x_0 = self.draw_start(logits, temperature, u[..., 0])
         prev_sample = reverse(x_0, sample, u[..., 1], j, num_classes)
+        return self._output(prev_sample, x_0, return_dict)
+
+    # ---- what the samplers built on this one share -----------------------------------------------------------------
+
+    adaptive = False  # whether `network_timesteps` differ from `timesteps`, and a sample may be finished early
+
+    def network_timesteps(self, timestep: torch.Tensor, masked: torch.Tensor) -> torch.Tensor:
+        """The noise level that the network is told at one of `timesteps`, int64 (B,).
+
+        A joint chain of several modalities has one of them for each sample; masked float (B,) is the share of MASK
+        among the tokens that are sampled, of all modalities together. Here it is `timestep` itself.
+        """
+        return timestep.expand(len(masked))
+
+    def masked_share(self, timestep, prev_timestep=None, device=None) -> torch.Tensor:
+        """gamma_bar of the next timestep, float64 (1, 1) or (B, 1): the share of MASK that a step leaves behind."""
+        s = self._previous_timestep(timestep) if prev_timestep is None else prev_timestep
+        return self._cumulative(torch.as_tensor(s).reshape(-1, 1))[1].to(device)
+
+    def draw_start(self, logits: torch.Tensor, temperature: float, u: torch.Tensor) -> torch.Tensor:
+        """x_0 ~ `predict_start`, int64 (B, L); u float64 (B, L) in [0, 1)."""
+        if temperature == 0:
+            return logits.argmax(-1)
+        probs, mass = torch.softmax(logits.float() / temperature, dim=-1), self.config.truncation
+        return draw(probs if mass is None else nucleus(probs, mass), u)
+
+    @staticmethod
+    def _output(prev_sample: torch.Tensor, x_0: torch.Tensor, return_dict: bool):
         if not return_dict:
             return prev_sample, x_0
         return MaskAndReplaceSchedulerOutput(prev_sample=prev_sample, pred_original_sample=x_0)
@@ -357,6 +392,11 @@ class MaskAndReplaceScheduler(SchedulerMixin, ConfigMixin):
         if timesteps.is_cpu and timesteps.numel() and not torch.compiler.is_compiling():
             if int(timesteps.min()) < lowest or int(timesteps.max()) >= self.config.num_train_timesteps:
                 raise InputError(f"timesteps must lie in {lowest}..{self.config.num_train_timesteps - 1}.")
+
+    def _check_step(self, logits: torch.Tensor, sample: torch.Tensor, num_classes: int, temperature: float):
+        self._check_logits(logits, sample, num_classes)
+        if not temperature >= 0:
+            raise InputError(f"temperature is {temperature}; it must be 0 (likeliest class) or positive.")
 
     @staticmethod
     def _check_logits(logits: torch.Tensor, sample: torch.Tensor, num_classes: int):

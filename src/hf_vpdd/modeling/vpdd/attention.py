@@ -20,7 +20,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class MultiHeadAttention(nn.Module):
-    """Self-attention, or cross-attention when `context` is given."""
+    """Self-attention, or cross-attention to a context whose `keys_values` are given."""
 
     is_causal = False
 
@@ -35,21 +35,26 @@ class MultiHeadAttention(nn.Module):
         self.v_proj = nn.Linear(size, size)
         self.o_proj = nn.Linear(size, size)
 
-    def forward(self, hidden: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden (B, L, D), context (B, M, D) -> (B, L, D)."""
-        context = hidden if context is None else context
+    def _split(self, tensor: torch.Tensor) -> torch.Tensor:
+        return tensor.view(*tensor.shape[:2], -1, self.head_dim).transpose(1, 2)
 
-        def split(tensor):
-            return tensor.view(*tensor.shape[:2], -1, self.head_dim).transpose(1, 2)
+    def keys_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(B, M, D) -> keys and values, each (B, heads, M, head size)."""
+        return self._split(self.k_proj(context)), self._split(self.v_proj(context))
 
+    def forward(
+        self, hidden: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """hidden (B, L, D), `keys_values` of a context -> (B, L, D)."""
+        keys, values = self.keys_values(hidden) if keys_values is None else keys_values
         attend: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
             self.config._attn_implementation, eager_attention_forward
         )
         output, _ = attend(
             self,
-            split(self.q_proj(hidden)),
-            split(self.k_proj(context)),
-            split(self.v_proj(context)),
+            self._split(self.q_proj(hidden)),
+            keys,
+            values,
             None,
             scaling=self.scaling,
             dropout=self.dropout if self.training else 0.0,
@@ -73,10 +78,13 @@ class TransformerBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(dropout)
         self.cross = cross
 
-    def forward(self, hidden: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self, hidden: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """`keys_values`: of `cross_attn`, where there is one."""
         hidden = hidden + self.dropout(self.self_attn(self.self_norm(hidden)))
         if self.cross:
-            hidden = hidden + self.dropout(self.cross_attn(self.cross_norm(hidden), context))
+            hidden = hidden + self.dropout(self.cross_attn(self.cross_norm(hidden), keys_values))
         return hidden + self.dropout(self.fc2(F.gelu(self.fc1(self.ff_norm(hidden)))))
 
 

@@ -5,7 +5,8 @@ from torch import nn
 from transformers import GPT2Config, GPT2Model
 from transformers import initialization as init
 
-from .conditioning import PromptEmbedding, SinusoidalTimestep
+from .causal_cache import run_prefix, run_suffix
+from .conditioning import PromptEmbedding, SinusoidalTimestep, embed_time
 from .configuration_vpdd import VPDDConfig
 
 
@@ -131,19 +132,52 @@ class CausalHead(nn.Module):
         """Noisy bins int64 (B, chunk, A), states (B, V, L, hidden) -> logits (B, chunk, A, bins).
 
         For regression (B, chunk, A), the actions themselves.
+        """
+        if not self.training:
+            return self.decode(actions, self.encode_forecast(timesteps, video_hidden, context))
+        time = embed_time(self.timestep_embed, timesteps, context)
+        prefix = self._prefix(time, video_hidden, context)
+        suffix = self._suffix(actions, time * context["condition"], prefix.shape[1])
+        tokens = torch.cat((prefix, suffix), dim=1)
+        hidden = self.transformer(inputs_embeds=tokens, use_cache=False).last_hidden_state
+        return self._output(hidden[:, -self.action_tokens :], actions)
+
+    def encode_forecast(
+        self, timesteps: torch.Tensor, video_hidden: torch.Tensor, context: dict[str, torch.Tensor]
+    ) -> dict:
+        """What `decode` needs and actions do not change: keys and values of the whole prefix at one t. Exact."""
+        time = embed_time(self.timestep_embed, timesteps, context)
+        prefix = self._prefix(time, video_hidden, context)
+        return {"scale": time * context["condition"], "cache": run_prefix(self.transformer, prefix)}
+
+    def decode(self, actions: torch.Tensor, forecast: dict) -> torch.Tensor:
+        """Noisy bins int64 (B, chunk, A) -> logits (B, chunk, A, bins), at the cost of the action tokens alone."""
+        cache = forecast["cache"]
+        tokens = self._suffix(actions, forecast["scale"], cache[0][0].shape[2])
+        return self._output(run_suffix(self.transformer, tokens, cache), actions)
+
+    def _prefix(
+        self, time: torch.Tensor, video_hidden: torch.Tensor, context: dict[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """The tokens [t, instruction, (state), video, (patches)] as the transformer reads them, (B, P, size).
 
         The parts of `context` other than `condition` are multiplied by it already, once a plan.
         """
-        time, condition = self.timestep_embed(timesteps)[:, None], context["condition"]
+        condition = context["condition"]
         video = context["video"] if "video" in context else condition * self.embed_video(video_hidden)
         parts = [condition * time, context["before"], video]
         if "after" in context:
             parts.append(context["after"])
-        parts.append(condition * self.embed_actions(actions.flatten(1)))
         tokens = time * torch.cat(parts, dim=1)
-        tokens = self.input_norm(tokens + self.position_embed[: tokens.shape[1]])
-        hidden = self.transformer(inputs_embeds=tokens, use_cache=False).last_hidden_state
-        hidden = hidden[:, -self.action_tokens :].unflatten(1, actions.shape[1:])
+        return self.input_norm(tokens + self.position_embed[: tokens.shape[1]])
+
+    def _suffix(self, actions: torch.Tensor, scale: torch.Tensor, start: int) -> torch.Tensor:
+        """The action tokens as the transformer reads them, (B, chunk*A, size); `start` is their first position."""
+        tokens = scale * self.embed_actions(actions.flatten(1))
+        return self.input_norm(tokens + self.position_embed[start : start + tokens.shape[1]])
+
+    def _output(self, hidden: torch.Tensor, actions: torch.Tensor) -> torch.Tensor:
+        hidden = hidden.unflatten(1, actions.shape[1:])
         groups = zip(self.action_out, hidden.split(self.groups, dim=2))
         output = torch.cat([layer(states) for layer, states in groups], dim=2).float()
         return output.squeeze(-1) if self.regression else output

@@ -35,3 +35,16 @@ class PromptEmbedding(nn.Module):
 
     def forward(self, prompt: torch.Tensor) -> torch.Tensor:
         return self.fc2(self.activation(self.fc1(self.norm(prompt.to(self.fc1.weight.dtype)))))
+
+
+def embed_time(embedding: nn.Module, timesteps: torch.Tensor, context: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Timesteps (N,) -> (N, 1, size); a row of `context["time_table"]` where a plan has put it there (see
+    `time_table`)."""
+    table = context.get("time_table")
+    return (embedding(timesteps) if table is None else table[timesteps])[:, None]
+
+
+def time_table(embedding: nn.Module, timesteps: torch.Tensor, steps: int) -> torch.Tensor:
+    """The `timesteps` of a plan (n,) embedded once, as rows of a table (steps, size); other rows are zero."""
+    rows = embedding(timesteps)
+    return rows.new_zeros(steps, rows.shape[-1]).index_copy(0, timesteps, rows)

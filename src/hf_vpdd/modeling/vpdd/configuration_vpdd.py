@@ -76,6 +76,8 @@ class VPDDConfig(PreTrainedConfig):
         changed_token_weight (`float`, defaults to 1.0): `"ce"` weight of codes that differ from the history's code at
             the same place. video_loss_weight (`float`, defaults to 1.0): Weight of the video loss in fine-tuning.
         full_mask_fraction (`float`, defaults to 0.0): Share of a training batch drawn at the fully masked end.
+        instruction_dropout (`float`, defaults to 0.0): Share of a training batch that sees no instruction (a zero
+            vector instead): what sampling with `guidance_scale` needs.
     """
 
     model_type = "vpdd"
@@ -135,6 +137,7 @@ class VPDDConfig(PreTrainedConfig):
     changed_token_weight: float | int = 1.0
     video_loss_weight: float | int = 1.0
     full_mask_fraction: float | int = 0.0
+    instruction_dropout: float | int = 0.0
     initializer_range: float | int = 0.02
 
     def validate_architecture(self):
@@ -164,6 +167,8 @@ class VPDDConfig(PreTrainedConfig):
             raise ValueError('head_image_size is only for the "causal_multiview" head, which reads raw views')
         if not 0 <= self.full_mask_fraction <= 1:
             raise ValueError(f"full_mask_fraction must be in [0, 1], got {self.full_mask_fraction}")
+        if not 0 <= self.instruction_dropout < 1:
+            raise ValueError(f"instruction_dropout must be in [0, 1), got {self.instruction_dropout}")
         if self.full_mask_fraction and self.loss_type == "vb":
             raise ValueError(
                 'full_mask_fraction is for loss_type "ce": it changes how often a timestep is drawn, and the bound '

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from .attention import TimestepEmbedding, TransformerBlock
+from .conditioning import embed_time
 from .configuration_vpdd import VPDDConfig
 
 
@@ -81,11 +82,13 @@ class CrossAttentionHead(nn.Module):
         prompt: torch.Tensor,
         state: torch.Tensor | None,
         pixel_values: torch.Tensor | None,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict:
         """
         Args:
             trunk_context: of the trunk, `tokens` (B, V, L, hidden). prompt: (B, P).
             state: normalised (B, state_dim). pixel_values: (B, V, T, 3, H, W).
+        Returns:
+            `condition` (B, size); `current`: for each layer, keys and values of the current frame's tokens.
         """
         condition = self.prompt_proj(prompt)
         if self.state_proj is not None:
@@ -93,24 +96,32 @@ class CrossAttentionHead(nn.Module):
         if self.keypoints is not None:
             condition = condition + self.keypoints(pixel_values[:, :, -1], prompt)
         current = self.current_proj(trunk_context["tokens"].flatten(1, 2)) + self.segment_embed[1]
-        return {"condition": condition, "current": current}
+        return {"condition": condition, "current": [layer.cross_attn.keys_values(current) for layer in self.layers]}
 
     def forward(
-        self,
-        actions: torch.Tensor,
-        timesteps: torch.Tensor,
-        video_hidden: torch.Tensor,
-        context: dict[str, torch.Tensor],
+        self, actions: torch.Tensor, timesteps: torch.Tensor, video_hidden: torch.Tensor, context: dict
     ) -> torch.Tensor:
         """Noisy bins (B, chunk, A), hidden (B, V, L, D) -> logits (B, chunk, A, bins) or actions (B, chunk, A)."""
+        return self.decode(actions, self.encode_forecast(timesteps, video_hidden, context))
+
+    def encode_forecast(self, timesteps: torch.Tensor, video_hidden: torch.Tensor, context: dict) -> dict:
+        """What `decode` needs and actions do not change: condition at t, keys and values of forecast and frame."""
+        future = self.hidden_proj(video_hidden.flatten(1, 2)) + self.segment_embed[0]
+        memory = []
+        for layer, current in zip(self.layers, context["current"]):
+            parts = zip(layer.cross_attn.keys_values(future), current)
+            memory.append(tuple(torch.cat(part, dim=2) for part in parts))
+        time = embed_time(self.timestep_embed, timesteps, context)
+        return {"condition": context["condition"][:, None] + time, "memory": memory}
+
+    def decode(self, actions: torch.Tensor, forecast: dict) -> torch.Tensor:
+        """Noisy bins (B, chunk, A) -> logits (B, chunk, A, bins) or actions (B, chunk, A)."""
         offsets = torch.arange(self.action_dim, device=actions.device) * (self.bins + 1)
         # four independent embeddings add up to variance 4; halved, the sum stays on the scale of one
         tokens = 0.5 * self.action_embed(actions + offsets).sum(2)
-        tokens = tokens + self.step_embed + (context["condition"] + self.timestep_embed(timesteps))[:, None]
-        future = self.hidden_proj(video_hidden.flatten(1, 2)) + self.segment_embed[0]
-        memory = torch.cat((future, context["current"]), dim=1)
-        for layer in self.layers:
-            tokens = layer(tokens, memory)
+        tokens = tokens + self.step_embed + forecast["condition"]
+        for layer, keys_values in zip(self.layers, forecast["memory"]):
+            tokens = layer(tokens, keys_values)
         output = self.action_out(self.norm(tokens)).float()
         if self.regression:
             return output

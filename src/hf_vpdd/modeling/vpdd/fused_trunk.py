@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from .attention import TimestepEmbedding, TransformerBlock
+from .conditioning import embed_time
 from .configuration_vpdd import VPDDConfig
 
 
@@ -90,7 +91,7 @@ class FusedTrunk(nn.Module):
         self, codes: torch.Tensor, timesteps: torch.Tensor, context: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Noisy codes int64 (N, L), timesteps (N,) -> code logits (N, L, K) and hidden states (N, L, hidden)."""
-        condition = context["prompt"] + self.timestep_embed(timesteps)[:, None]
+        condition = context["prompt"] + embed_time(self.timestep_embed, timesteps, context)
         tokens = self.code_embed(codes) + context["tokens"] + condition
         hidden = self.input_norm(torch.cat((condition, tokens), dim=1))
         for layer in self.layers:

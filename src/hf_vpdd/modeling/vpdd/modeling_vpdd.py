@@ -6,7 +6,6 @@ video, `VPDDForRobotPolicy` adds the action head (p_theta2) and denoises video a
 Shapes: B batch, V views (cameras), L = t*h*w codes of a view's clip, K codebook size, A action dimensions.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,6 +21,8 @@ from ..vqvae.modeling_vqvae import VPDDVQVAE
 from .configuration_vpdd import VPDDConfig
 from .cross_attention_head import CrossAttentionHead, KeypointEncoder
 from .fused_trunk import FusedTrunk
+from .inputs import check_batch, check_codes
+from .sampling import PolicySamplingMixin, VideoSamplingMixin, VPDDSampleOutput
 
 
 @dataclass
@@ -47,17 +48,6 @@ class VPDDOutput(ModelOutput):
     video_logits: torch.FloatTensor | None = None
     action_logits: torch.FloatTensor | None = None
     timesteps: torch.LongTensor | None = None
-
-
-@dataclass
-class VPDDSampleOutput(ModelOutput):
-    """`actions` (B, chunk, A): int64 bins, or floats in [-1, 1] for `"regression"`.
-
-    `video_codes` int64 (B, V, t, h, w): the imagined future; None for `"regression"`.
-    """
-
-    actions: torch.Tensor | None = None
-    video_codes: torch.LongTensor | None = None
 
 
 def build_trunk(config: VPDDConfig) -> nn.Module:
@@ -146,6 +136,15 @@ class VPDDPreTrainedModel(PreTrainedModel):
             timesteps = torch.where(full.to(device), self.config.num_train_timesteps - 1, timesteps)
         return timesteps, probs
 
+    def _drop_instructions(self, prompt: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        """Whole instructions (B, P) replaced by the zero vector, for classifier-free guidance; in training alone."""
+        rate = self.config.instruction_dropout
+        if not self.training or rate == 0:
+            return prompt
+        source = generator.device if generator is not None else prompt.device
+        dropped = torch.rand(len(prompt), 1, generator=generator, device=source) < rate
+        return prompt.masked_fill(dropped.to(prompt.device), 0.0)
+
     def _video_loss(self, logits, clean, noisy, history, timesteps, probs):
         """Loss of the video codes (B, V, L); codes that change between now and the future may weigh more (`"ce"`)."""
         weights = None
@@ -206,6 +205,30 @@ class VPDDModel(VPDDPreTrainedModel):
             raise ValueError("an instruction is needed: give input_ids (see the processor) or prompt_embeds")
         return self.text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
 
+    def encode_inputs(
+        self,
+        pixel_values: torch.Tensor | None,
+        history_codes: torch.LongTensor | None,
+        input_ids: torch.LongTensor | None,
+        attention_mask: torch.Tensor | None,
+        prompt_embeds: torch.Tensor | None,
+        **others: torch.Tensor | None,
+    ) -> tuple[torch.LongTensor, torch.Tensor]:
+        """The current clip's codes (B, V, t, h, w) and the instruction (B, P), from whatever form they were given in.
+        `others` are checked for the same batch size."""
+        check_batch(
+            pixel_values=pixel_values,
+            history_codes=history_codes,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            prompt_embeds=prompt_embeds,
+            **others,
+        )
+        shape, size = (self.config.num_views, *self.config.latent_shape), self.config.vqvae_config.codebook_size
+        check_codes("history_codes", history_codes, shape, size)
+        prompt = self.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        return self.encode_video(pixel_values) if history_codes is None else history_codes, prompt
+
     def encode_context(
         self, prompt: torch.Tensor, history_codes: torch.Tensor | None, pixel_values: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
@@ -247,12 +270,14 @@ class VPDDModel(VPDDPreTrainedModel):
             history_codes: int64 (B, V, t, h, w), or computed from pixel_values (B, V, T, 3, H, W) in [-0.5, 0.5].
             input_ids, attention_mask: (B, S), or prompt_embeds (B, P).
         """
-        prompt = self.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        history_codes, prompt = self.encode_inputs(
+            pixel_values, history_codes, input_ids, attention_mask, prompt_embeds, noisy_codes=noisy_codes
+        )
         context = self.encode_context(prompt, history_codes, pixel_values)
         return self.denoise(noisy_codes.flatten(2), timesteps, context)
 
 
-class VPDDForVideoPrediction(VPDDPreTrainedModel):
+class VPDDForVideoPrediction(VideoSamplingMixin, VPDDPreTrainedModel):
     """Pre-training on action-less video: predict the codes of the clip `predict_ahead` steps in the future."""
 
     def __init__(self, config: VPDDConfig):
@@ -277,12 +302,13 @@ class VPDDForVideoPrediction(VPDDPreTrainedModel):
             timesteps: int64 (B,); drawn when not given. generator: of every random draw.
             The rest as in [`VPDDModel.forward`].
         """
-        if history_codes is None:
-            history_codes = self.model.encode_video(pixel_values)
+        history_codes, prompt = self.model.encode_inputs(
+            pixel_values, history_codes, input_ids, attention_mask, prompt_embeds, video_codes=video_codes
+        )
         probs = None
         if timesteps is None:
             timesteps, probs = self._draw_timesteps(len(video_codes), video_codes.device, generator)
-        prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        prompt = self._drop_instructions(prompt, generator)
         context = self.model.encode_context(prompt, history_codes, pixel_values)
         clean = video_codes.flatten(2)
         noisy = add_noise(self.scheduler, clean, timesteps, self.config.vqvae_config.codebook_size, generator)
@@ -294,33 +320,8 @@ class VPDDForVideoPrediction(VPDDPreTrainedModel):
             loss=loss.loss, video_loss=loss.loss.detach(), video_logits=output.logits, timesteps=timesteps
         )
 
-    @torch.no_grad()
-    def sample_video(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        history_codes: torch.LongTensor | None = None,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        num_inference_steps: int = 4,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> torch.LongTensor:
-        """Imagine the future clip: int64 codes (B, V, t, h, w). Decode with `model.decode_video`."""
-        prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
-        if history_codes is None:
-            history_codes = self.model.encode_video(pixel_values)
-        context = self.model.encode_context(prompt, history_codes, pixel_values)
-        codes, size = history_codes.flatten(2), self.config.vqvae_config.codebook_size
-        sample = self.scheduler.init_noise(codes.shape, size, codes.device)
-        self.scheduler.set_timesteps(num_inference_steps, device=codes.device)
-        for timestep in self.scheduler.timesteps:
-            logits = self.model.denoise(sample, timestep.expand(len(sample)), context).logits
-            sample = step_codes(self.scheduler, logits, timestep, sample, size, temperature, generator)
-        return sample.view_as(history_codes)
 
-
-class VPDDForRobotPolicy(VPDDPreTrainedModel):
+class VPDDForRobotPolicy(PolicySamplingMixin, VPDDPreTrainedModel):
     """The policy: video and actions are denoised in one chain at the same t; the action head reads the forecast."""
 
     def __init__(self, config: VPDDConfig):
@@ -353,8 +354,17 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
             The rest as in [`VPDDForVideoPrediction.forward`].
         """
         config, bins = self.config, self.config.num_action_bins
-        if history_codes is None:
-            history_codes = self.model.encode_video(pixel_values)
+        history_codes, prompt = self.model.encode_inputs(
+            pixel_values,
+            history_codes,
+            input_ids,
+            attention_mask,
+            prompt_embeds,
+            video_codes=video_codes,
+            state=state,
+            actions=actions,
+            actions_is_pad=actions_is_pad,
+        )
         batch, device = len(history_codes), history_codes.device
         regression = config.action_objective == "regression"
         probs = None
@@ -364,9 +374,9 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
             timesteps, probs = self._draw_timesteps(batch, device, generator)
 
         # 1. what stays the same during a plan
-        prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
+        prompt = self._drop_instructions(prompt, generator)
         context = self.model.encode_context(prompt, history_codes, pixel_values)
-        head_context = self._head_context(context, prompt, state, pixel_values, history_codes.shape[1])
+        head_context = self.head_context(context, prompt, state, pixel_values, history_codes.shape[1])
 
         # 2. corrupt both modalities at the same noise level
         codebook_size = config.vqvae_config.codebook_size
@@ -429,86 +439,19 @@ class VPDDForRobotPolicy(VPDDPreTrainedModel):
             timesteps=timesteps,
         )
 
-    def _head_context(self, context, prompt, state, pixel_values, views):
+    def head_context(self, context: dict, prompt: torch.Tensor, state, pixel_values, views: int) -> dict:
+        """What stays the same for the action head during one plan; `context` is the trunk's (`encode_context`)."""
         if self.config.state_dim and state is None:
             raise ValueError(
                 f"this policy was trained with a robot state of {self.config.state_dim} numbers: give `state`"
             )
-        rows = {name: tensor.unflatten(0, (-1, views)) for name, tensor in context.items()}
+        rows = {name: context[name].unflatten(0, (-1, views)) for name in ("tokens", "codes") if name in context}
         return self.action_head.encode_context(rows, prompt, state, pixel_values)
-
-    @torch.no_grad()
-    def sample_actions(
-        self,
-        pixel_values: torch.Tensor | None = None,
-        history_codes: torch.LongTensor | None = None,
-        input_ids: torch.LongTensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        prompt_embeds: torch.Tensor | None = None,
-        state: torch.Tensor | None = None,
-        num_inference_steps: int = 4,
-        temperature: float = 0.0,
-        video_temperature: float = 1.0,
-        action_bin_mask: torch.BoolTensor | None = None,
-        generator: torch.Generator | None = None,
-        scheduler: MaskAndReplaceScheduler | None = None,
-        callback_on_step_end: Callable[[int, torch.Tensor, dict], None] | None = None,
-    ) -> VPDDSampleOutput:
-        """Plan: denoise the future clip and the action chunk together.
-
-        Args:
-            num_inference_steps: network evaluations (the official sampler takes 100; the small policy needs 4).
-            temperature: of the action bins; 0 takes the likeliest. video_temperature: of the video codes.
-            action_bin_mask: bool (A, bins), False for bins that a dimension does not use (see the processor).
-            callback_on_step_end: called with (step index, timestep, {"video_codes", "actions"}) after each step.
-        """
-        config, bins, codebook_size = self.config, self.config.num_action_bins, self.config.vqvae_config.codebook_size
-        scheduler = self.scheduler if scheduler is None else scheduler
-        prompt = self.model.embed_prompt(input_ids, attention_mask, prompt_embeds)
-        if history_codes is None:
-            history_codes = self.model.encode_video(pixel_values)
-        context = self.model.encode_context(prompt, history_codes, pixel_values)
-        head_context = self._head_context(context, prompt, state, pixel_values, history_codes.shape[1])
-
-        batch, device = len(history_codes), history_codes.device
-        codes = scheduler.init_noise(history_codes.flatten(2).shape, codebook_size, device)
-        actions = scheduler.init_noise((batch, config.chunk_size, config.action_dim), bins, device)
-        if config.action_objective == "regression":
-            timesteps = torch.full((batch,), config.num_train_timesteps - 1, device=device)
-            hidden = self.model.denoise(codes, timesteps, context).hidden_states
-            return VPDDSampleOutput(actions=self.action_head(actions, timesteps, hidden, head_context).clamp(-1, 1))
-
-        scheduler.set_timesteps(num_inference_steps, device=device)
-        for index, timestep in enumerate(scheduler.timesteps):
-            timesteps = timestep.expand(batch)
-            video = self.model.denoise(codes, timesteps, context)
-            logits = self.action_head(actions, timesteps, video.hidden_states, head_context)
-            if action_bin_mask is not None:
-                logits = logits.masked_fill(~action_bin_mask, torch.finfo(logits.dtype).min)
-            codes = step_codes(scheduler, video.logits, timestep, codes, codebook_size, video_temperature, generator)
-            actions = step_codes(scheduler, logits, timestep, actions, bins, temperature, generator)
-            if callback_on_step_end is not None:
-                callback_on_step_end(
-                    index, timestep, {"video_codes": codes.view_as(history_codes), "actions": actions}
-                )
-        return VPDDSampleOutput(actions=actions, video_codes=codes.view_as(history_codes))
 
 
 def add_noise(scheduler, clean, timesteps, num_classes, generator):
     """`scheduler.add_noise` for tokens (B, ...) of any shape."""
     return scheduler.add_noise(clean.flatten(1), timesteps, num_classes, generator=generator).view_as(clean)
-
-
-def step_codes(scheduler, logits, timestep, sample, num_classes, temperature, generator):
-    """`scheduler.step` for tokens (B, ...) of any shape."""
-    return scheduler.step(
-        logits.reshape(len(sample), -1, num_classes),
-        timestep,
-        sample.flatten(1),
-        num_classes,
-        temperature=temperature,
-        generator=generator,
-    ).prev_sample.view_as(sample)
 
 
 __all__ = [

@@ -10,7 +10,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention import eager_attention_forward
-from .conditioning import PromptEmbedding, SinusoidalTimestep
+from .conditioning import PromptEmbedding, SinusoidalTimestep, embed_time
 from .configuration_vpdd import VPDDConfig
 
 
@@ -33,7 +33,8 @@ class PerceiverAttention(nn.Module):
         self.o_proj = nn.Linear(inner, size)
 
     def forward(self, hidden: torch.Tensor, context: torch.Tensor | None = None) -> torch.Tensor:
-        """hidden (N, L, D), context (N, M, D) for cross-attention -> (N, L, D)."""
+        """hidden (N, L, D), context (N, M, D) for cross-attention -> (N, L, D). One row of `hidden` serves all of
+        `context`."""
         hidden = self.norm(hidden)
         context = hidden if self.context_norm is None else self.context_norm(context)
 
@@ -46,7 +47,7 @@ class PerceiverAttention(nn.Module):
         )
         output, _ = attend(
             self,
-            split(self.q_proj(hidden)),
+            split(self.q_proj(hidden)).expand(len(key), -1, -1, -1),
             split(key),
             split(value),
             None,
@@ -136,8 +137,8 @@ class PerceiverTrunk(nn.Module):
         Returns:
             `tokens` (N, L, hidden): the current clip; `codes` (N, L, D): its rows of the codebook;
             `condition` (N, 1, hidden): the instruction; `fixed` (N, 1 + L, hidden): instruction and history as they
-            stand in the sequence before the scaling by t; `code_table` (N, K + 1, hidden): every code embedded, one
-            table seen by all rows. MASK, the last row, is the zero vector of the codebook (spec §1.2).
+            stand in the sequence before the scaling by t; `code_table` (K + 1, hidden): every code embedded. MASK,
+            the last row, is the zero vector of the codebook (spec §1.2).
         """
         codebook = codebook.to(self.code_embed.weight.dtype)
         codes = F.embedding(history_codes.flatten(1), codebook)
@@ -149,20 +150,20 @@ class PerceiverTrunk(nn.Module):
             "codes": codes,
             "condition": condition,
             "fixed": condition * torch.cat((condition, tokens), dim=1),
-            "code_table": table.expand(len(tokens), -1, -1),
+            "code_table": table,
         }
 
     def forward(
         self, codes: torch.Tensor, timesteps: torch.Tensor, context: dict[str, torch.Tensor]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Noisy codes int64 (N, L), timesteps (N,) -> code logits (N, L, K) and hidden states (N, L, hidden)."""
-        time, condition = self.timestep_embed(timesteps)[:, None], context["condition"]
-        noisy = F.embedding(codes, context["code_table"][0])
+        time, condition = embed_time(self.timestep_embed, timesteps, context), context["condition"]
+        noisy = F.embedding(codes, context["code_table"])
         # 1. the sequence
         tokens = time * torch.cat((condition * time, context["fixed"], condition * noisy), dim=1)
         tokens = self.input_norm(tokens + self.position_embed[: tokens.shape[1]])
         # 2. read it into the latents, and think there
-        latents = self.reader(self.latents.expand(len(codes), -1, -1), tokens)
+        latents = self.reader(self.latents[None], tokens)
         for layer in self.layers:
             latents = layer(latents)
         # 3. ask the latents at the noisy positions only
