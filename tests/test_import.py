@@ -52,6 +52,7 @@ print(json.dumps({
     "model": MODEL_MAPPING[policy].__name__,
     "tokenizer": MODEL_MAPPING[hf_vpdd.VPDDVQVAEConfig].__name__,
     "processor": PROCESSOR_MAPPING[policy].__name__,
+    "gr1": [MODEL_MAPPING[CONFIG_MAPPING["gr1"]].__name__, PROCESSOR_MAPPING[CONFIG_MAPPING["gr1"]].__name__],
     "task": PIPELINE_REGISTRY.check_task("robot-policy")[1]["impl"].__name__,
     "default": PIPELINE_REGISTRY.check_task("robot-policy")[1]["default"]["model"][0],
 }))
@@ -60,6 +61,7 @@ print(json.dumps({
     assert found["model"] == "VPDDForRobotPolicy"
     assert found["tokenizer"] == "VPDDVQVAE"
     assert found["processor"] == "VPDDProcessor"
+    assert found["gr1"] == ["GR1ForRobotPolicy", "GR1Processor"]
     assert found["task"] == "RobotPolicyPipeline"
     assert found["default"].endswith("vpdd-metaworld-mt10")
     # What would cost import time, on top of transformers: diffusers' pipelines, which pull peft in, and these. (Quiet

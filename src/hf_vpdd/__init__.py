@@ -17,6 +17,11 @@ from .version import __version__
 
 # public name -> the module that holds it. These paths stand in users' saved pipelines: they never change.
 _HOME = {
+    "GR1Config": "modeling.gr1.configuration_gr1",
+    "GR1ForRobotPolicy": "modeling.gr1.modeling_gr1",
+    "GR1ForVideoPrediction": "modeling.gr1.modeling_gr1",
+    "GR1Model": "modeling.gr1.modeling_gr1",
+    "GR1Processor": "modeling.gr1.processing_gr1",
     "InputError": "errors",
     "MaskAndReplaceScheduler": "schedulers.scheduling_mask_and_replace",
     "PolicyOutput": "policy",
@@ -37,6 +42,9 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow the table
     from .errors import InputError
+    from .modeling.gr1.configuration_gr1 import GR1Config
+    from .modeling.gr1.modeling_gr1 import GR1ForRobotPolicy, GR1ForVideoPrediction, GR1Model
+    from .modeling.gr1.processing_gr1 import GR1Processor
     from .modeling.vpdd.configuration_vpdd import VPDDConfig
     from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction, VPDDModel
     from .modeling.vpdd.processing_vpdd import VPDDProcessor

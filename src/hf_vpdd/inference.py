@@ -36,6 +36,12 @@ def check_pair(model, processor) -> None:
             "processor=AutoProcessor.from_pretrained(FOLDER) along with a model instance."
         )
     config = model.config
+    if not config.has_text_tower:
+        raise InputError(
+            f"model: this {type(model).__name__} was converted without its text tower, so it understands no sentence. "
+            "Convert it again with CLIP's weights (hf-vpdd convert checkpoint --clip), or call its own methods with "
+            "prompt_embeds."
+        )
     pairs = [
         ("chunk_size", processor.chunk_size, config.chunk_size),
         ("history_frames", processor.history_frames, config.history_frames),

@@ -19,6 +19,9 @@ def register() -> None:
     from transformers import AutoConfig, AutoModel, AutoProcessor
     from transformers.pipelines import PIPELINE_REGISTRY
 
+    from .modeling.gr1.configuration_gr1 import GR1Config
+    from .modeling.gr1.modeling_gr1 import GR1ForRobotPolicy
+    from .modeling.gr1.processing_gr1 import GR1Processor
     from .modeling.vpdd.configuration_vpdd import VPDDConfig
     from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy
     from .modeling.vpdd.processing_vpdd import VPDDProcessor
@@ -26,10 +29,15 @@ def register() -> None:
     from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
     from .pipelines.robot_policy import RobotPolicyPipeline, ShippedModel
 
-    for config, model in ((VPDDVQVAEConfig, VPDDVQVAE), (VPDDConfig, VPDDForRobotPolicy)):
+    for config, model in (
+        (VPDDVQVAEConfig, VPDDVQVAE),
+        (VPDDConfig, VPDDForRobotPolicy),
+        (GR1Config, GR1ForRobotPolicy),
+    ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
     AutoProcessor.register(VPDDConfig, VPDDProcessor, exist_ok=True)
+    AutoProcessor.register(GR1Config, GR1Processor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:  # a second registration would warn
         PIPELINE_REGISTRY.register_pipeline(
             TASK,

@@ -33,7 +33,7 @@ def save_policy(
         model: A `VPDDForRobotPolicy` (or `VPDDForVideoPrediction`, which gets no pipeline index).
         processor: Its `VPDDProcessor`.
         card: Text of README.md, with its YAML header. Default: a README that is there stays, else a minimal one.
-        scheduler: Default: the model's own.
+        scheduler: Default: the model's own, if it has one.
         max_shard_size: Weights larger than this are split.
 
     Returns:
@@ -44,15 +44,16 @@ def save_policy(
         raise InputError(f"directory: {directory} is a file; give a folder to save the policy in.")
     if processor is None:
         raise InputError("processor: missing. A policy is saved with its action bins and statistics.")
-    scheduler = model.scheduler if scheduler is None else scheduler
+    scheduler = getattr(model, "scheduler", None) if scheduler is None else scheduler
     directory.parent.mkdir(parents=True, exist_ok=True)
     # A sibling, so that the renames stay on one disk; hidden, so that nobody takes a half-written one for a policy.
     stage = directory.with_name(f".{directory.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         model.save_pretrained(stage, max_shard_size=max_shard_size)
         processor.save_pretrained(stage)
-        scheduler.save_pretrained(stage)
-        if hasattr(model, "sample_actions"):
+        if scheduler is not None:  # GR-1 has none, and therefore no diffusers pipeline
+            scheduler.save_pretrained(stage)
+        if scheduler is not None and hasattr(model, "sample_actions"):
             (stage / "model_index.json").write_text(
                 json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "\n", encoding="utf-8"
             )

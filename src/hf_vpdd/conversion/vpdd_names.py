@@ -158,6 +158,11 @@ def _apply(rules: Iterable[tuple[str, str]], name: str) -> str | None:
     return None
 
 
+def matches(table: Iterable[tuple[str, str]], name: str) -> bool:
+    """Whether one of the table's patterns fits the whole name."""
+    return any(re.fullmatch(pattern, name) for pattern, _ in table)
+
+
 def rename_vqvae(names: Iterable[str]) -> Renaming:
     """Names of the tokenizer's state_dict -> names of [`VPDDVQVAE`]."""
     renaming = Renaming()

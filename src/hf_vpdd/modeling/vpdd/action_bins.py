@@ -149,7 +149,10 @@ class ActionBins:
             borders = entry.get("edges")
             borders = (values[1:] + values[:-1]) / 2 if borders is None else torch.tensor(borders, dtype=torch.float32)
             inside = len(borders) == len(values) - 1
-            inside = inside and bool((borders > values[:-1]).all()) and bool((borders <= values[1:]).all())
+            # Equal is allowed: VPDD's quantile thresholds coincide where many actions do, and such bins of no width
+            # keep their ids although nothing is ever encoded as one of them.
+            inside = inside and bool((borders >= values[:-1]).all()) and bool((borders <= values[1:]).all())
+            inside = inside and bool((borders[1:] >= borders[:-1]).all())
             if not inside:
                 raise InputError(
                     f"action_bins[{dim}]: 'edges' must be {len(values) - 1} numbers that separate the ascending "

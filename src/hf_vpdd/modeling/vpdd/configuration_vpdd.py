@@ -39,6 +39,8 @@ class VPDDConfig(PreTrainedConfig):
     Args:
         vqvae_config ([`VPDDVQVAEConfig`] or `dict`): The tokenizer, stored with the policy.
         text_config ([`~transformers.CLIPTextConfig`] or `dict`): The instruction tower. Officially CLIP RN50's.
+        has_text_tower (`bool`, defaults to `True`): False: the tower is not part of the model (a checkpoint converted
+            without CLIP's file); instructions come as `prompt_embeds`.
         trunk (`str`, defaults to `"perceiver"`): `"perceiver"` (official) or `"fused"` (small; each future token is
             fused with the current frame's feature at the same place).
         action_head (`str`, defaults to `"causal"`): `"causal"` (official, Meta-World), `"causal_multiview"` (official,
@@ -88,6 +90,7 @@ class VPDDConfig(PreTrainedConfig):
 
     vqvae_config: dict | VPDDVQVAEConfig | None = None
     text_config: dict | CLIPTextConfig | None = None
+    has_text_tower: bool = True
 
     trunk: str = "perceiver"
     action_head: str = "causal"

@@ -169,7 +169,7 @@ class VPDDModel(VPDDPreTrainedModel):
         super().__init__(config)
         self.vqvae = VPDDVQVAE(config.vqvae_config)
         self.vqvae.requires_grad_(False)
-        self.text_model = CLIPTextModelWithProjection(config.text_config)
+        self.text_model = CLIPTextModelWithProjection(config.text_config) if config.has_text_tower else None
         self.trunk = build_trunk(config)
         self.post_init()
 
@@ -203,6 +203,12 @@ class VPDDModel(VPDDPreTrainedModel):
             return prompt_embeds
         if input_ids is None:
             raise ValueError("an instruction is needed: give input_ids (see the processor) or prompt_embeds")
+        if self.text_model is None:
+            raise ValueError(
+                "this checkpoint has no text tower (config.has_text_tower is false), so it cannot read input_ids: "
+                f"give prompt_embeds (B, {self.config.prompt_size}), or convert the original again with CLIP's "
+                "weights, `hf-vpdd convert checkpoint --clip`"
+            )
         return self.text_model(input_ids=input_ids, attention_mask=attention_mask).text_embeds
 
     def encode_inputs(

@@ -1,0 +1,43 @@
+"""What `hf-vpdd convert` can read: kinds of things, and for each kind the projects they come from.
+
+A source is a module of this folder with
+
+    DESCRIPTION: str                               for --help
+    EXAMPLES: str
+    add_arguments(parser)                          its own options
+    run(args) -> Report                            `args` has them, and `out` and `overwrite`
+"""
+
+import importlib
+from dataclasses import dataclass
+from types import ModuleType
+
+
+@dataclass(frozen=True)
+class Source:
+    """`summary`: one line for --help. `module`: in this folder, imported only when chosen."""
+
+    summary: str
+    module: str
+
+    def load(self) -> ModuleType:
+        return importlib.import_module(f"{__package__}.{self.module}")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Something to convert, and from where."""
+
+    summary: str
+    sources: dict[str, Source]
+
+
+KINDS = {
+    "checkpoint": Kind(
+        "weights of an original implementation -> a folder that from_pretrained loads",
+        {
+            "vpdd": Source("github.com/tinnerhrhe/VPDD: video tokenizer, pre-trained and fine-tuned models", "vpdd"),
+            "gr1": Source("github.com/bytedance/GR-1: the CALVIN policies, snapshot_*.pt", "gr1"),
+        },
+    ),
+}
