@@ -57,8 +57,12 @@ def check_pair(model, processor) -> None:
                 f"processor and model disagree about the {name}: {ours} and {theirs}. They come from different runs; "
                 "load both from one folder."
             )
-    text = config.text_config
-    if len(processor.tokenizer) > text.vocab_size or processor.max_instruction_length > text.max_position_embeddings:
+    text, words = config.text_config, processor.tokenizer
+    if (
+        text is not None
+        and words is not None
+        and (len(words) > text.vocab_size or processor.max_instruction_length > text.max_position_embeddings)
+    ):
         raise InputError(
             f"processor and model disagree about the instruction: {len(processor.tokenizer)} kinds of tokens, up to "
             f"{processor.max_instruction_length} of them, for a text tower of {text.vocab_size} and "
@@ -70,6 +74,8 @@ def check_pair(model, processor) -> None:
             f"processor and model disagree about the action dimensions: {processor.action_dim} and "
             f"{config.action_dim}. They come from different runs; load both from one folder."
         )
+    if hasattr(processor, "check_model"):  # what only this family can disagree about
+        processor.check_model(config)
 
 
 def check_is_policy_checkpoint(model) -> None:
@@ -96,6 +102,14 @@ def check_sampling(
     guidance_scale: float = 1.0,
 ) -> None:
     """Raises an `InputError` for the first option that a model of this `config` cannot be sampled with."""
+    if not hasattr(config, "num_train_timesteps"):
+        _check_one_pass(
+            config.model_type, num_inference_steps=num_inference_steps, video_temperature=video_temperature,
+            sampler=sampler, action_steps=action_steps, guidance_scale=None if guidance_scale == 1 else guidance_scale,
+        )  # fmt: skip
+        if temperature is not None and not temperature >= 0:
+            raise InputError(f"temperature: must be 0 (greedy) or more, got {temperature}.")
+        return
     check_steps("num_inference_steps", num_inference_steps, config)
     check_steps("action_steps", action_steps, config)
     for name, value in (("temperature", temperature), ("video_temperature", video_temperature)):
@@ -105,6 +119,13 @@ def check_sampling(
     Guide(guidance_scale, config)
     if config.action_objective == "regression" and (sampler or action_steps):
         raise InputError("sampler, action_steps: this policy is behaviour cloning (regression); it has no chain.")
+
+
+def _check_one_pass(model_type: str, **options) -> None:
+    """Raises an `InputError` for an option of denoising that was given to a model without any."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name}: a {model_type} policy answers in one pass; it has no denoising steps.")
 
 
 def plan(
@@ -150,7 +171,9 @@ def plan(
         1.0 if guidance_scale is None else guidance_scale,
     )
     if return_video and model.config.action_objective == "regression":
-        raise InputError("return_video: this policy is behaviour cloning (regression); it imagines no future.")
+        raise InputError("return_video: this policy has learned actions alone (regression); it imagines no future.")
+    if not hasattr(model.config, "num_train_timesteps"):
+        _check_one_pass(model.config.model_type, scheduler=scheduler, callback_on_step_end=callback_on_step_end)
     options = {
         "num_inference_steps": num_inference_steps,
         "temperature": temperature,
@@ -164,10 +187,13 @@ def plan(
     }
     if committed_actions is not None:
         options["committed_actions"] = _committed_bins(processor, committed_actions).to(model.device)
-    names = ["pixel_values", "input_ids", "attention_mask"] + (["state"] if model.config.state_dim else [])
+    names = [name for name in processor.model_input_names if name != "state" or model.config.state_dim]
     missing = [name for name in names if name not in inputs]
     if missing:
-        what = {"input_ids": "instruction", "attention_mask": "instruction"}.get(missing[0], missing[0])
+        what = {
+            "input_ids": "instruction", "attention_mask": "instruction", "task_ids": "instruction",
+            "goal_pixel_values": "goal",
+        }.get(missing[0], missing[0])  # fmt: skip
         raise InputError(f"{what}: missing; this policy needs it in every observation.")
     tensors = {}
     for name in names:
