@@ -151,6 +151,8 @@ def test_fine_tuning_starts_from_the_pretrained_trunk(tmp_path):
     policy, info = VPDDForRobotPolicy.from_pretrained(tmp_path, output_loading_info=True)
     assert {key.split(".")[0] for key in info["missing_keys"]} == {"action_head"}
     assert torch.equal(policy.model.trunk.row_embed, pretrained.model.trunk.row_embed)
+    assert not any(p.requires_grad for p in policy.model.vqvae.parameters())  # frozen, loaded or made
+    assert policy.model.trunk.row_embed.requires_grad
     for name, tensor in policy.action_head.state_dict().items():
         assert tensor.isfinite().all() and tensor.abs().max() < 10, name
     assert policy.action_head.step_embed.std() > 1e-3

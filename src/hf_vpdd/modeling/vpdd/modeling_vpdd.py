@@ -115,6 +115,14 @@ class VPDDPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        """As in transformers; the tokenizer stays frozen (loading makes new parameters, all of them trainable)."""
+        loaded = super().from_pretrained(*args, **kwargs)
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.base_model.vqvae.requires_grad_(False)
+        return loaded
+
     @cached_property
     def scheduler(self) -> MaskAndReplaceScheduler:
         """The diffusion of this config. Made on first use: `from_pretrained` builds the model on the meta device."""
