@@ -107,6 +107,8 @@ def check_sampling(
             config.model_type, num_inference_steps=num_inference_steps, video_temperature=video_temperature,
             sampler=sampler, action_steps=action_steps, guidance_scale=None if guidance_scale == 1 else guidance_scale,
         )  # fmt: skip
+        if temperature is not None and not getattr(config, "draws_actions", True):
+            raise InputError(f"temperature: a {config.model_type} policy draws nothing at random.")
         if temperature is not None and not temperature >= 0:
             raise InputError(f"temperature: must be 0 (greedy) or more, got {temperature}.")
         return
@@ -128,6 +130,11 @@ def _check_one_pass(model_type: str, **options) -> None:
             raise InputError(f"{name}: a {model_type} policy answers in one pass; it has no denoising steps.")
 
 
+def imagines(model) -> bool:
+    """Whether the policy can show the future that its actions go with; behaviour cloning cannot."""
+    return getattr(model, "imagines_video", model.config.action_objective == "diffusion")
+
+
 def plan(
     model,
     processor,
@@ -147,7 +154,7 @@ def plan(
     """One batched plan.
 
     Args:
-        inputs: What the processor returned for a batch of observations.
+        inputs: What the processor returned for a batch of observations, or the model's `frame_memory`.
         num_inference_steps: Denoising steps; `None` here and below: the model's own default.
         temperature, video_temperature: Of the action bins and of the video codes; 0 takes the likeliest.
         generator: Of every random draw; or a list, one per observation.
@@ -170,7 +177,7 @@ def plan(
         action_steps,
         1.0 if guidance_scale is None else guidance_scale,
     )
-    if return_video and model.config.action_objective == "regression":
+    if return_video and not imagines(model):
         raise InputError("return_video: this policy has learned actions alone (regression); it imagines no future.")
     if not hasattr(model.config, "num_train_timesteps"):
         _check_one_pass(model.config.model_type, scheduler=scheduler, callback_on_step_end=callback_on_step_end)
@@ -187,27 +194,46 @@ def plan(
     }
     if committed_actions is not None:
         options["committed_actions"] = _committed_bins(processor, committed_actions).to(model.device)
-    names = [name for name in processor.model_input_names if name != "state" or model.config.state_dim]
-    missing = [name for name in names if name not in inputs]
-    if missing:
-        what = {
-            "input_ids": "instruction", "attention_mask": "instruction", "task_ids": "instruction",
-            "goal_pixel_values": "goal",
-        }.get(missing[0], missing[0])  # fmt: skip
-        raise InputError(f"{what}: missing; this policy needs it in every observation.")
+    names = _input_names(model, processor, inputs)
     tensors = {}
     for name in names:
         tensor = inputs[name].to(model.device)
         tensors[name] = tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+    asks_for_video = return_video and hasattr(model, "imagines_video")  # others make it anyway, with the actions
+    if asks_for_video:
+        options["return_video"] = True
     if model.config.action_objective == "diffusion":
         options["action_bin_mask"] = processor.valid_bin_mask.to(model.device)
     output = model.sample_actions(**tensors, **{name: value for name, value in options.items() if value is not None})
     actions = processor.post_process_actions(output.actions, model.config.action_objective)
     video = None
     if return_video:
-        frames = processor.post_process_video(model.model.decode_video(output.video_codes))
+        pixels = output.video if asks_for_video else model.model.decode_video(output.video_codes)
+        frames = processor.post_process_video(pixels)
         video = torch.cat(frames.unbind(1), dim=-2)  # (B,V,T,H,W,3) -> cameras side by side
     return Plan(actions=actions, video=video)
+
+
+# inputs of `forward` that stand for others, as a `frame_memory` gives them
+_ENCODED = {"pixel_values": "image_tokens", "input_ids": "text_embeds", "attention_mask": "text_embeds"}
+
+
+def _input_names(model, processor, inputs) -> list[str]:
+    """Names of the tensors that go to the model.
+
+    Raises:
+        InputError: One is missing.
+    """
+    names = [name for name in processor.model_input_names if name != "state" or model.config.state_dim]
+    missing = [name for name in names if name not in inputs and _ENCODED.get(name) not in inputs]
+    if missing:
+        what = {
+            "input_ids": "instruction", "attention_mask": "instruction", "task_ids": "instruction",
+            "goal_pixel_values": "goal",
+        }.get(missing[0], missing[0])  # fmt: skip
+        raise InputError(f"{what}: missing; this policy needs it in every observation.")
+    given = [name for name in names if name in inputs]
+    return given + [name for name in dict.fromkeys(_ENCODED.values()) if name in inputs]
 
 
 def _committed_bins(processor, actions) -> torch.Tensor:
