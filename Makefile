@@ -16,7 +16,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 # Two cores are shared best by two test processes with one thread each.
 TEST_PROCESSES ?= 2
-SOURCES := src tests training benchmarks setup.py
+SOURCES := src tests training benchmarks examples setup.py
 
 .PHONY: demo test quickstart style quality clean distclean graphics
 .DELETE_ON_ERROR:

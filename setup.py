@@ -35,6 +35,8 @@ EXTRAS = {
     "metaworld": ["metaworld>=3.1.1", "gymnasium>=1.1", "mujoco>=3.3", "packaging>=23"],
     "calvin": ["gymnasium>=1.1", "scipy>=1.11"],
     "rlbench": ["gymnasium>=1.1", "scipy>=1.11"],
+    # video of other bodies: Fetch, Adroit hand, Franka kitchen
+    "embodiment": ["gymnasium-robotics>=1.4", "gymnasium>=1.1", "mujoco>=3.3", "packaging>=23"],
     "lora": ["peft>=0.21"],
     "serve": ["websockets>=13"],
     "train": ["tensorboard>=2.16"],
@@ -43,6 +45,7 @@ EXTRAS["demo"] = [*EXTRAS["metaworld"], *EXTRAS["train"]]  # the demo, and the q
 EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["lora"],
+    *EXTRAS["embodiment"],
     "hypothesis>=6",
     "pytest>=8",
     "pytest-timeout>=2.3",

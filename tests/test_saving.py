@@ -47,6 +47,7 @@ pipe = VPDDPipeline.from_pretrained(path)
 answers["diffusers"] = pipe(obs["images"], obs["instruction"], obs["state"], **greedy).actions[0].tolist()
 answers["policy"] = RobotPolicy.from_pretrained(path, device="cpu", **greedy).predict(obs).actions[0].tolist()
 answers["type"] = type(model).__name__
+answers["scheduler"] = type(pipe.scheduler).__name__
 print("ANSWERS " + json.dumps(answers))
 """
 
@@ -54,11 +55,16 @@ print("ANSWERS " + json.dumps(answers))
 PUSH = """
 import sys
 import hf_vpdd
-from hf_vpdd import VPDDPipeline
+from hf_vpdd import VPDDForVideoPrediction, VPDDPipeline
+from hf_vpdd.schedulers import HaltonScheduler
 from transformers import AutoModel, AutoProcessor, pipeline
 
 pipe = VPDDPipeline.from_pretrained(sys.argv[1])
+pipe.scheduler = HaltonScheduler.from_config(pipe.scheduler.config)
 pipe.push_to_hub("me/from-diffusers")
+video = VPDDForVideoPrediction(pipe.model.config)
+VPDDPipeline(model=video, scheduler=pipe.scheduler, processor=pipe.processor).push_to_hub("me/video-alone")
+assert type(VPDDPipeline.from_pretrained("me/video-alone").model) is VPDDForVideoPrediction
 pipeline("robot-policy", model=sys.argv[1], device="cpu").push_to_hub("me/from-pipeline")
 AutoModel.from_pretrained(sys.argv[1]).push_to_hub("me/from-parts")
 AutoProcessor.from_pretrained(sys.argv[1]).push_to_hub("me/from-parts")
@@ -107,7 +113,7 @@ def test_one_folder_weights_once(saved):
 def test_five_ways_into_the_same_folder_in_a_fresh_process(saved):
     folder, obs, plan = saved
     answers = _answers(_python(FRESH_PROCESS, folder, obs))
-    assert answers.pop("type") == "VPDDForRobotPolicy"
+    assert answers.pop("type") == "VPDDForRobotPolicy" and answers.pop("scheduler") == "MaskAndReplaceScheduler"
     assert answers == dict.fromkeys(["auto", "pipeline", "diffusers", "policy"], plan)
 
 
@@ -125,10 +131,11 @@ def test_to_the_hub_and_back(saved, tmp_path):
         }
         answers = _answers(_python(PUSH + FRESH_PROCESS, folder, obs, **environment))
         stored = {name: sorted(repo["files"]) for (_, name), repo in hub.hub.repos.items()}
-        for name in ("me/from-diffusers", "me/from-pipeline"):
+        for name in ("me/from-diffusers", "me/from-pipeline", "me/video-alone"):
             assert [file for file in stored[name] if file != ".gitattributes"] == FILES, name
         assert {"config.json", "model.safetensors", "processor_config.json"} <= set(stored["me/from-parts"])
         assert answers.pop("type") == "VPDDForRobotPolicy"
+        assert answers.pop("scheduler") == "HaltonScheduler"  # exchanged before it was pushed
         assert answers == dict.fromkeys(["auto", "pipeline", "diffusers", "policy"], plan)
         assert not [entry for entry in hub.hub.log if entry[0] == "UNHANDLED"]
 

@@ -17,10 +17,12 @@ class Plan:
     Args:
         actions: float32 (B, chunk, A) in the robot's units, on the model's device.
         video: uint8 (B, T, H, W, 3), the imagined future clip, cameras side by side; None unless asked for.
+        video_codes: int64 (B, V, t, h, w), the same before decoding; None for behaviour cloning, which imagines none.
     """
 
     actions: torch.Tensor
     video: torch.Tensor | None = None
+    video_codes: torch.LongTensor | None = None
 
 
 def check_pair(model, processor) -> None:
@@ -36,27 +38,43 @@ def check_pair(model, processor) -> None:
             "processor=AutoProcessor.from_pretrained(FOLDER) along with a model instance."
         )
     config = model.config
+    pairs = [
+        ("chunk_size", processor.chunk_size, config.chunk_size),
+        ("action_objective", processor.action_objective, config.action_objective),
+    ]
+    if config.action_objective == "diffusion":
+        pairs.append(("num_action_bins", processor.num_action_bins, config.num_action_bins))
+    _check_agreement(pairs)
+    check_video_pair(model, processor)
+    processor.require_policy_statistics(config.state_dim)
+    if processor.action_dim != config.action_dim:
+        raise InputError(
+            f"processor and model disagree about the action dimensions: {processor.action_dim} and "
+            f"{config.action_dim}. They come from different runs; load both from one folder."
+        )
+
+
+def check_video_pair(model, processor) -> None:
+    """Raises an `InputError` unless `processor` makes the pictures and sentences that `model` reads."""
+    if processor is None:
+        raise InputError(
+            "processor: missing. It knows cameras, picture size and words; pass "
+            "processor=AutoProcessor.from_pretrained(FOLDER) along with a model instance."
+        )
+    config = model.config
     if not config.has_text_tower:
         raise InputError(
             f"model: this {type(model).__name__} was converted without its text tower, so it understands no sentence. "
             "Convert it again with CLIP's weights (hf-vpdd convert checkpoint --clip), or call its own methods with "
             "prompt_embeds."
         )
-    pairs = [
-        ("chunk_size", processor.chunk_size, config.chunk_size),
-        ("history_frames", processor.history_frames, config.history_frames),
-        ("number of cameras", len(processor.cameras), config.num_views),
-        ("image size", processor.image_size, config.pixel_size),
-        ("action_objective", processor.action_objective, config.action_objective),
-    ]
-    if config.action_objective == "diffusion":
-        pairs.append(("num_action_bins", processor.num_action_bins, config.num_action_bins))
-    for name, ours, theirs in pairs:
-        if ours != theirs:
-            raise InputError(
-                f"processor and model disagree about the {name}: {ours} and {theirs}. They come from different runs; "
-                "load both from one folder."
-            )
+    _check_agreement(
+        [
+            ("history_frames", processor.history_frames, config.history_frames),
+            ("number of cameras", len(processor.cameras), config.num_views),
+            ("image size", processor.image_size, config.pixel_size),
+        ]
+    )
     text, words = config.text_config, processor.tokenizer
     if (
         text is not None
@@ -68,14 +86,17 @@ def check_pair(model, processor) -> None:
             f"{processor.max_instruction_length} of them, for a text tower of {text.vocab_size} and "
             f"{text.max_position_embeddings}. They come from different runs; load both from one folder."
         )
-    processor.require_policy_statistics(config.state_dim)
-    if processor.action_dim != config.action_dim:
-        raise InputError(
-            f"processor and model disagree about the action dimensions: {processor.action_dim} and "
-            f"{config.action_dim}. They come from different runs; load both from one folder."
-        )
     if hasattr(processor, "check_model"):  # what only this family can disagree about
         processor.check_model(config)
+
+
+def _check_agreement(pairs) -> None:
+    for name, ours, theirs in pairs:
+        if ours != theirs:
+            raise InputError(
+                f"processor and model disagree about the {name}: {ours} and {theirs}. They come from different runs; "
+                "load both from one folder."
+            )
 
 
 def check_is_policy_checkpoint(model) -> None:
@@ -194,11 +215,7 @@ def plan(
     }
     if committed_actions is not None:
         options["committed_actions"] = _committed_bins(processor, committed_actions).to(model.device)
-    names = _input_names(model, processor, inputs)
-    tensors = {}
-    for name in names:
-        tensor = inputs[name].to(model.device)
-        tensors[name] = tensor.to(model.dtype) if tensor.is_floating_point() else tensor
+    tensors = model_inputs(model, inputs, policy_inputs(model, processor, inputs))
     asks_for_video = return_video and hasattr(model, "imagines_video")  # others make it anyway, with the actions
     if asks_for_video:
         options["return_video"] = True
@@ -209,31 +226,83 @@ def plan(
     video = None
     if return_video:
         pixels = output.video if asks_for_video else model.model.decode_video(output.video_codes)
-        frames = processor.post_process_video(pixels)
-        video = torch.cat(frames.unbind(1), dim=-2)  # (B,V,T,H,W,3) -> cameras side by side
-    return Plan(actions=actions, video=video)
+        video = side_by_side(processor.post_process_video(pixels))
+    return Plan(actions=actions, video=video, video_codes=getattr(output, "video_codes", None))
 
 
-# inputs of `forward` that stand for others, as a `frame_memory` gives them
-_ENCODED = {"pixel_values": "image_tokens", "input_ids": "text_embeds", "attention_mask": "text_embeds"}
+def imagine(
+    model,
+    inputs,
+    num_clips: int = 1,
+    after: torch.LongTensor | None = None,
+    num_inference_steps: int | None = None,
+    video_temperature: float | None = None,
+    guidance_scale: float | None = None,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    scheduler=None,
+    callback_on_step_end: Callable | None = None,
+) -> torch.LongTensor:
+    """Video without actions: int64 codes (B, V, clips * t, h, w).
 
-
-def _input_names(model, processor, inputs) -> list[str]:
-    """Names of the tensors that go to the model.
-
-    Raises:
-        InputError: One is missing.
+    Args:
+        inputs: What the processor returned for a batch of observations; a state is not needed.
+        num_clips: Clips to imagine, each from the one before.
+        after: Codes of clips that were imagined already (B, V, clips * t, h, w): goes on from the last of them instead
+            of the observed frames, and returns all of them.
+        The others as in `plan`.
     """
-    names = [name for name in processor.model_input_names if name != "state" or model.config.state_dim]
-    missing = [name for name in names if name not in inputs and _ENCODED.get(name) not in inputs]
+    check_sampling(
+        model.config,
+        num_inference_steps,
+        video_temperature=video_temperature,
+        guidance_scale=1.0 if guidance_scale is None else guidance_scale,
+    )
+    tensors = model_inputs(model, inputs, ["pixel_values", "input_ids", "attention_mask"])
+    if after is not None:
+        last = after[:, :, -model.config.latent_shape[0] :].contiguous()
+        pixels = model.model.decode_video(last).to(model.dtype) if model.config.image_channels else None
+        tensors |= {"history_codes": last, "pixel_values": pixels}
+    options = {
+        "num_inference_steps": num_inference_steps,
+        "temperature": video_temperature,
+        "guidance_scale": guidance_scale,
+        "generator": generator,
+        "scheduler": scheduler,
+        "callback_on_step_end": callback_on_step_end,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    codes = model.sample_video(**tensors, num_clips=num_clips, **options)
+    return codes if after is None else torch.cat((after, codes), dim=2)
+
+
+def side_by_side(frames: torch.Tensor) -> torch.Tensor:
+    """(B, V, T, H, W, 3) -> (B, T, H, V * W, 3)."""
+    return torch.cat(frames.unbind(1), dim=-2)
+
+
+def model_inputs(model, inputs, names) -> dict[str, torch.Tensor]:
+    """The named inputs on the model's device and in its precision; an `InputError` names what is missing."""
+    missing = [name for name in names if name not in inputs]
     if missing:
         what = {
             "input_ids": "instruction", "attention_mask": "instruction", "task_ids": "instruction",
             "goal_pixel_values": "goal",
         }.get(missing[0], missing[0])  # fmt: skip
         raise InputError(f"{what}: missing; this policy needs it in every observation.")
-    given = [name for name in names if name in inputs]
-    return given + [name for name in dict.fromkeys(_ENCODED.values()) if name in inputs]
+    tensors = {name: inputs[name].to(model.device) for name in names}
+    return {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+
+
+# inputs of `forward` that stand for others, as a `frame_memory` gives them
+_ENCODED = {"pixel_values": "image_tokens", "input_ids": "text_embeds", "attention_mask": "text_embeds"}
+
+
+def policy_inputs(model, processor, inputs) -> list[str]:
+    """Names of the tensors that go to the policy: the processor's, or what stands for them in `inputs`."""
+    names = [name for name in processor.model_input_names if name != "state" or model.config.state_dim]
+    there = [name if name in inputs or _ENCODED.get(name) not in inputs else _ENCODED[name] for name in names]
+    # pixels beside tokens: a forecast takes its brightness from them
+    return list(dict.fromkeys([*there, *(name for name in _ENCODED.values() if name in inputs)]))
 
 
 def _committed_bins(processor, actions) -> torch.Tensor:

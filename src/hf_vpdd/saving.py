@@ -30,7 +30,7 @@ def save_policy(
     Args:
         directory: Created if absent. In an existing folder the files of the same names and older weights are replaced,
             others stay.
-        model: A `VPDDForRobotPolicy` (or `VPDDForVideoPrediction`, which gets no pipeline index).
+        model: A `VPDDForRobotPolicy`, or a `VPDDForVideoPrediction`, which only `VPDDPipeline` can put to use.
         processor: Its `VPDDProcessor`.
         card: Text of README.md, with its YAML header. Default: a README that is there stays, else a minimal one.
         scheduler: Default: the model's own, if it has one.
@@ -53,7 +53,6 @@ def save_policy(
         processor.save_pretrained(stage)
         if scheduler is not None:  # GR-1 and V-PTR have none, and therefore no diffusers pipeline
             scheduler.save_pretrained(stage)
-        if scheduler is not None and hasattr(model, "sample_actions"):
             (stage / "model_index.json").write_text(
                 json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "\n", encoding="utf-8"
             )
@@ -78,10 +77,13 @@ def minimal_card(model) -> str:
     """A README for a policy that has no card of its own yet."""
     name = type(model).__name__
     policy = hasattr(model, "sample_actions")
-    usage = f"model = {name}.from_pretrained(REPOSITORY)"
+    imports, usage = f"from hf_vpdd import {name}", f"model = {name}.from_pretrained(REPOSITORY)"
     if policy:
+        imports = "import hf_vpdd\nfrom transformers import pipeline"
         usage = 'policy = pipeline("robot-policy", model=REPOSITORY)'
-    imports = "import hf_vpdd\nfrom transformers import pipeline" if policy else f"from hf_vpdd import {name}"
+    elif hasattr(model, "scheduler"):
+        imports = "from hf_vpdd import VPDDPipeline"
+        usage = "pipe = VPDDPipeline.from_pretrained(REPOSITORY)  # imagines video; it knows no actions yet"
     return (
         "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n- robotics\n- video-pretraining\n"
         f"- {model.config.model_type}\n---\n\n# {name}\n\nSaved with hf_vpdd {__version__}. No evaluation is recorded "

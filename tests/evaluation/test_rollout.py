@@ -71,6 +71,42 @@ def test_planning_is_batched_and_every_episode_runs_once():
     assert max(policy.batches) == 2
 
 
+class Committed(Watcher):
+    """Plans 6 actions, of which 4 are run: each plan is given the 2 that the one before still holds."""
+
+    real_time = True
+
+    def __init__(self):
+        super().__init__(chunk=6)
+        self.execute = 4
+        self.given: list[np.ndarray] = []
+
+    def predict(self, observations, return_video=False, committed_actions=None):
+        self.execute = 6  # `act` makes so many
+        plan = super().predict(observations)
+        self.execute = 4
+        if committed_actions is not None:
+            assert committed_actions.shape == (len(observations), 2, 4)
+            self.given += list(committed_actions)
+            plan.actions[:, :2] = committed_actions
+        return plan
+
+
+def test_real_time_chunking_carries_on_what_was_planned():
+    policy = Committed()
+    episodes = make_episodes("drawer-close", 7)
+    runs = {}
+    with Simulators(view_for(policy, max_steps=STEPS), 0, 2) as simulators:
+        for result, film in rollout(policy, episodes, simulators, film=lambda episode: True):
+            runs[result["seed"]] = film.actions
+            assert result["plans"] == 3
+    assert len(runs) == 7 and len(policy.given) == 14  # an episode's first plan has nothing to carry on
+    for actions in runs.values():  # 3 plans of which 4 actions are run
+        for begin in (4, 8):
+            assert any(np.array_equal(actions[begin : begin + 2], given) for given in policy.given)
+    assert len(np.unique(np.stack(policy.given), axis=0)) == 14
+
+
 def test_the_expert_closes_the_drawer():
     episodes = make_episodes("drawer-close", 1)
     with Simulators(view_for(ExpertPolicy()), workers=0, seats=1) as simulators:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from hf_vpdd import VPDDVQVAE, InputError, RobotPolicy, VPDDForRobotPolicy, VPDDForVideoPrediction, VPDDProcessor
 from hf_vpdd.data import FrameStore
+from hf_vpdd.pipelines import VPDDPipeline
 from hf_vpdd.training import load_recipe, run_finetune, run_pretrain, run_vqvae
 from hf_vpdd.training.arguments import DataArguments
 from hf_vpdd.training.loop import Terminated, train
@@ -74,6 +75,9 @@ def test_each_stage_leaves_model_run_files_pictures_and_summary(road):
     assert VPDDVQVAE.from_pretrained(road["vqvae"]).config.image_size == SIZE
     model = VPDDForVideoPrediction.from_pretrained(road["pretrain"])
     assert model.config.text_config.vocab_size == len(VPDDProcessor.from_pretrained(road["pretrain"]).tokenizer)
+    frame = np.zeros((SIZE, SIZE, 3), np.uint8)
+    video = VPDDPipeline.from_pretrained(road["pretrain"])({"corner2": frame}, TASKS[0], num_clips=2).videos
+    assert video.shape == (1, 2, SIZE, SIZE, 3)
     expected = {
         "vqvae": {"psnr", "psnr_weighted", "codes_used"},
         "pretrain": {"loss", "top1", "top1_changed", "copy_top1"},

@@ -1,6 +1,7 @@
-"""`hf-vpdd compare`: the few-shot comparison of pre-trained and untrained trunks, diffusion and behaviour cloning.
+"""`hf-vpdd compare`: what video pre-training is worth when demonstrations are few; two studies, both resumable.
 
 hf-vpdd compare --config recipes/metaworld_tiny.yaml --demos 2 5 --seeds 3 --draws 2 --out outputs/few_shot
+hf-vpdd compare --study embodiment --config recipes/metaworld_tiny.yaml --demos 2 --other data/fetch data/adroit
 """
 
 import argparse
@@ -8,17 +9,24 @@ import os
 from pathlib import Path
 
 
-SUMMARY = "Train and evaluate the four arms of the few-shot comparison; resumable."
+SUMMARY = "Train and evaluate the arms of the few-shot comparison, or of the study of other bodies; resumable."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..experiments.few_shot import ARMS
+    from ..experiments import embodiment, few_shot
 
-    parser.add_argument("--config", required=True, help="recipe YAML whose vqvae and pretrain stages are finished")
+    parser.add_argument("--config", required=True, help="recipe YAML; for few-shot with finished vqvae and pretrain")
+    parser.add_argument(
+        "--study", choices=["few-shot", "embodiment"], default="few-shot",
+        help="few-shot: pre-trained or not, diffusion or cloning; embodiment: pre-training on video of which bodies",
+    )  # fmt: skip
     parser.add_argument("--demos", type=int, nargs="+", default=[2, 5], help="labelled demonstrations per task")
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS), help="what to compare")
+    parser.add_argument(
+        "--arms", nargs="+", metavar="ARM",
+        help=f"what to compare; few-shot: {', '.join(few_shot.ARMS)}; embodiment: {', '.join(embodiment.ARMS)}",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="training seeds")
-    parser.add_argument("--draws", type=int, default=1, help="disjoint draws of demonstrations")
+    parser.add_argument("--draws", type=int, default=1, help="disjoint draws of demonstrations (few-shot)")
     parser.add_argument("--steps", type=int, help="fine-tuning steps of every arm; the recipe's if not given")
     parser.add_argument("--tasks", default="quickstart", help="tasks to evaluate on")
     parser.add_argument("--episodes", type=int, default=50, help="evaluation episodes per task")
@@ -26,14 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="cells at a time, one thread each")
     parser.add_argument("--keep-policies", action="store_true", help="keep the trained policies")
     parser.add_argument("--out", type=Path, default=Path("outputs/few_shot"), help="folder of the results")
+    group = parser.add_argument_group("embodiment")
+    group.add_argument("--other", nargs="+", default=[], metavar="DATASET", help="recordings of the other bodies")
+    group.add_argument("--frames", type=int, help="different frames in every mix of video (default: all that fit)")
+    group.add_argument("--tokenizer-steps", type=int, help="of every tokenizer; the recipe's if not given")
+    group.add_argument("--pretrain-steps", type=int, help="of every video trunk; the recipe's if not given")
 
 
 def run(args: argparse.Namespace) -> int:
-    from ..experiments.few_shot import Plan, grid, markdown, run_grid, summarise
-    from ..files import atomic_write_text
+    from ..errors import InputError
 
-    cells = grid(args.arms, args.demos, args.seeds, args.draws)
-    plan = Plan(
+    shared = dict(
         recipe=args.config,
         out=str(args.out),
         tasks=args.tasks,
@@ -42,7 +53,35 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps,
         keep_policies=args.keep_policies,
     )
-    table = markdown(summarise(run_grid(plan, cells, args.workers)))
-    atomic_write_text(args.out / "table.md", table)
+    if args.study == "embodiment":
+        if len(args.demos) != 1 or args.draws != 1:
+            raise InputError("the study of other bodies takes one number of --demos and one draw, e.g. --demos 2")
+        table = _embodiment(args, shared)
+    else:
+        table = _few_shot(args, shared)
     print(f"\n{table}\n{args.out / 'table.md'}")
     return 0
+
+
+def _few_shot(args: argparse.Namespace, shared: dict) -> str:
+    from ..experiments.few_shot import ARMS, Plan, grid, markdown, run_grid, summarise
+    from ..files import atomic_write_text
+
+    cells = grid(args.arms or list(ARMS), args.demos, args.seeds, args.draws)
+    table = markdown(summarise(run_grid(Plan(**shared), cells, args.workers)))
+    atomic_write_text(args.out / "table.md", table)
+    return table
+
+
+def _embodiment(args: argparse.Namespace, shared: dict) -> str:
+    from ..experiments.embodiment import ARMS, EmbodimentPlan, report, run_study
+
+    plan = EmbodimentPlan(
+        **shared,
+        others=tuple(args.other),
+        demos=args.demos[0],
+        frames=args.frames,
+        tokenizer_steps=args.tokenizer_steps,
+        pretrain_steps=args.pretrain_steps,
+    )
+    return report(plan, *run_study(plan, args.arms or list(ARMS), args.seeds, args.workers))

@@ -70,6 +70,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--guidance-scale", type=float, help="over the instruction, of models trained with instruction_dropout"
     )
+    parser.add_argument(
+        "--real-time",
+        action="store_true",
+        help="as on a robot that moves while the network computes: a plan begins with what the last one still holds",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -100,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         "sampler": args.sampler,
         "action_steps": args.action_steps,
         "guidance_scale": args.guidance_scale,
+        "real_time": args.real_time or None,
     }
     options = {name: value for name, value in options.items() if value is not None}
     if args.policy in ("expert", "null") and options:

@@ -1,6 +1,7 @@
 """Records demonstrations of scripted experts in the simulator as a LeRobot v3.0 dataset.
 
     hf-vpdd record --tasks mt10 --episodes 50 --out data/mt10          # or record(...) below
+    hf-vpdd record --source fetch --episodes 20 --out data/fetch       # video of another body, without actions
 
 The expert acts under noise, the labels are what it would do without (DART, Laskey et al. 2017): the robot is pushed
 off the expert's path and the data shows how to come back. Noise is an AR(1) process on the three position commands;
@@ -21,7 +22,6 @@ import signal
 import sys
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -30,16 +30,16 @@ from pathlib import Path
 
 import numpy as np
 
-from ..envs.protocols import FIRST_EVALUATION_SEED, FPS, PROTOCOLS, check_cameras
-from ..envs.tasks import resolve_tasks, task_info
+from ..envs.protocols import FIRST_EVALUATION_SEED, FPS, PROTOCOLS
 from ..errors import InputError
 from ..files import atomic_path, atomic_write_text
+from .recording_sources import MAX_ATTEMPTS, SOURCES, STEPS_AFTER_SUCCESS, demonstrate, keyed_generator
+
+
+__all__ = ["MAX_ATTEMPTS", "STEPS_AFTER_SUCCESS", "RecordingPlan", "demonstrate", "record"]
 
 
 NOISE_LEVELS = (0.0, 0.1, 0.2, 0.3, 0.5)  # standard deviation, in units of the action (1 = 1 cm a step)
-NOISE_MEMORY = 0.5  # correlation of the noise from one step to the next
-STEPS_AFTER_SUCCESS = 12  # the end of a demonstration should look like an end
-MAX_ATTEMPTS = 20  # seeds tried until the expert succeeds
 ATTEMPTS_PER_LEVEL = 4  # then the next lower noise level
 SEED_STRIDE = 4000  # the k-th attempt at episode e has the seed `seed + e + k * SEED_STRIDE`
 _FORMAT = 1
@@ -62,6 +62,7 @@ class RecordingPlan:
     pix_fmt: str
     crf: int
     format: int = _FORMAT
+    source: str = "metaworld"
 
     def jobs(self) -> list[tuple[str, int]]:
         """(task, episode) in the order in which they stand in the dataset."""
@@ -77,16 +78,20 @@ class RecordingPlan:
         """Every block of len(noise) episodes has each level once, in an order of its own: few episodes are mixed, too.
         After every few failures the next lower level is taken."""
         block, place = divmod(episode, len(self.noise))
-        drawn = int(_generator(self.seed, task, "level", block).permutation(len(self.noise))[place])
+        drawn = int(keyed_generator(self.seed, task, "level", block).permutation(len(self.noise))[place])
         levels = sorted(self.noise)
         return levels[max(0, drawn - attempt // ATTEMPTS_PER_LEVEL)]
 
     def sentence(self, task: str, episode: int) -> str:
-        info = task_info(task)
-        if not self.paraphrases:
-            return info.instruction
-        choices = (info.instruction, *info.paraphrases)
-        return choices[_generator(self.seed, task, "sentence", episode).integers(len(choices))]
+        return SOURCES[self.source].sentence(self, task, episode)
+
+    def to_dict(self) -> dict:
+        """Plain data, as it stands in the files; a plan for Meta-World does not name its source, as before there were
+        others."""
+        content = json.loads(json.dumps(asdict(self)))
+        if self.source == "metaworld":
+            del content["source"]
+        return content
 
 
 def record(
@@ -94,37 +99,43 @@ def record(
     tasks: str | Iterable[str],
     episodes_per_task: int = 50,
     seed: int = 1000,
-    cameras: Iterable[str] | str = ("corner2",),
+    cameras: Iterable[str] | str | None = None,
     image_size: int = 96,
     noise: Iterable[float] = NOISE_LEVELS,
-    actions: bool = True,
+    actions: bool | None = None,
     paraphrases: bool = False,
     protocol: str = "lean",
-    max_steps: int = 200,
+    max_steps: int | None = None,
     pix_fmt: str = "yuv444p",
     crf: int = 18,
     workers: int | None = None,
     progress: bool = True,
+    source: str = "metaworld",
 ) -> Path:
     """Records a dataset; continues where an earlier call with the same arguments was stopped.
 
     Args:
         root: The dataset's folder. Absent, empty, or one that an earlier call began or finished.
-        tasks: Task names or groups ("mt10", "quickstart", "all", "easy", ..., "drawer-close,window-open").
+        tasks: Task names or groups ("mt10", "quickstart", "all", "easy", ..., "drawer-close,window-open"); of another
+            source "all" or names ("push,pick").
         episodes_per_task: Successful demonstrations per task; failures are replaced by further seeds.
         seed: First seed; episode e starts from `seed + e`. Must stay below 100000, which is where evaluation begins.
-        cameras: Meta-World camera names.
+        cameras: Meta-World camera names (corner2 if not given); other sources have one camera.
         image_size: Pixels per side; even if `pix_fmt` is "yuv420p".
         noise: Standard deviations to draw from, in action units; (0,) for clean demonstrations.
-        actions: False leaves the feature `action` out (video and state alone, for pre-training).
+        actions: False leaves the feature `action` out (video and state alone, for pre-training). By default what the
+            source has: only Meta-World has actions.
         paraphrases: Draw each episode's sentence among the canonical one and the training paraphrases.
         protocol: How pictures are made, see `envs.protocols.PROTOCOLS`.
-        max_steps: Attempts in which the expert needs longer are dropped.
+        max_steps: Attempts in which the expert needs longer are dropped (200 if not given). Episodes of other sources
+            are exactly so long (96).
         pix_fmt: "yuv444p", or "yuv420p", which any browser plays but which halves the resolution of colour (3 dB worse
             at 96 pixels, at the same file size).
         crf: H.264 quality, 0 to 51, lower is better.
         workers: Processes; one per core (at most one per episode) if not given.
         progress: Show a bar with episodes per minute and experts dropped.
+        source: "metaworld", or another body, filmed without states and actions: "fetch", "adroit" or "kitchen" (needs
+            gymnasium-robotics). Their noise is in units of 5 cm.
 
     Returns:
         `root`, now a LeRobot v3.0 dataset. Its `meta/info.json` tells under "recording" how it was made.
@@ -136,7 +147,7 @@ def record(
     plan = _make_plan(
         tasks=tasks, episodes_per_task=episodes_per_task, seed=seed, cameras=cameras, image_size=image_size,
         noise=noise, actions=actions, paraphrases=paraphrases, protocol=protocol, max_steps=max_steps,
-        pix_fmt=pix_fmt, crf=crf,
+        pix_fmt=pix_fmt, crf=crf, source=source,
     )  # fmt: skip
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise InputError(f"workers must be a whole number of at least 1, but is {workers!r}")
@@ -158,7 +169,17 @@ def record(
 # -- the plan and the folder -----------------------------------------------------------------------------------------
 
 
-def _make_plan(**given) -> RecordingPlan:
+def _make_plan(source: str = "metaworld", **given) -> RecordingPlan:
+    if source not in SOURCES:
+        raise InputError(f"there is no source '{source}'; the sources are {', '.join(SOURCES)}")
+    origin = SOURCES[source]
+    for name, own in (
+        ("cameras", origin.default_cameras), ("max_steps", origin.default_steps), ("actions", origin.has_actions)
+    ):  # fmt: skip
+        if given.get(name) is None:
+            given[name] = own
+    if given["actions"] and not origin.has_actions:
+        raise InputError(f"{source} is filmed without actions; only Meta-World has demonstrations")
     for name, low in (("episodes_per_task", 1), ("seed", 0), ("image_size", 8), ("max_steps", 1)):
         if not isinstance(given[name], int) or given[name] < low:
             raise InputError(f"{name} must be a whole number of at least {low}, but is {given[name]!r}")
@@ -177,13 +198,14 @@ def _make_plan(**given) -> RecordingPlan:
             f"seed {given['seed']} with {given['episodes_per_task']} episodes could reach seed {last}, but seeds from "
             f"{FIRST_EVALUATION_SEED} on are kept for evaluation; choose a smaller seed or fewer episodes"
         )
-    given.update(tasks=resolve_tasks(given["tasks"]), cameras=check_cameras(given["cameras"]), noise=noise)
-    return RecordingPlan(**given)
+    given["noise"] = noise
+    origin.check(given)
+    return RecordingPlan(**given, source=source)
 
 
 def _claim(root: Path, plan: RecordingPlan) -> Path | None:
     """The staging folder of this plan in `root`, or None if the dataset is complete."""
-    wanted = json.loads(json.dumps(asdict(plan)))
+    wanted = plan.to_dict()
     staging = root / ".staging"
     info = root / "meta" / "info.json"
     if info.is_file():
@@ -276,91 +298,23 @@ def _follow_parent() -> None:
 
 def _record_episode(task: str, episode: int) -> int:
     """Records one episode into its staging folder; returns the number of failed attempts."""
-    from ..envs.metaworld import MetaWorldEnv
     from .lerobot_writer import encode_video
 
     plan: RecordingPlan = _worker["plan"]
-    env = _worker["env"]
+    source, env = SOURCES[plan.source], _worker["env"]
     if env is None or env.task != task:
         if env is not None:
             env.close()
-        env = _worker["env"] = MetaWorldEnv(
-            task, cameras=plan.cameras, image_size=plan.image_size, protocol=plan.protocol, max_steps=plan.max_steps
-        )
-    for attempt in range(MAX_ATTEMPTS):
-        seed, level = plan.attempt_seed(episode, attempt), plan.noise_level(task, episode, attempt)
-        demonstration = demonstrate(env, seed, level, _generator(plan.seed, task, "noise", seed))
-        if demonstration is not None:
-            break
-    else:
-        raise InputError(
-            f"the expert of {task} failed {MAX_ATTEMPTS} times at episode {episode} within {plan.max_steps} steps, in "
-            f"the end with noise {level}; record with less noise or more max_steps"
-        )
-    columns = {"observation.state": demonstration["state"]}
-    if plan.actions:
-        columns["action"] = demonstration["action"]
-    note = {"task": plan.sentence(task, episode), "seed": seed, "noise": level, "failures": attempt}
+        env = _worker["env"] = source.open(plan, task)
+    images, columns, note = source.play(plan, env, task, episode)
+    note = {"task": plan.sentence(task, episode), "length": len(images[plan.cameras[0]]), **note}
     with atomic_path(_worker["staging"] / plan.folder(task, episode)) as folder:
         folder.mkdir(parents=True)
         for camera in plan.cameras:
-            encode_video(
-                folder / f"{camera}.mp4", demonstration["images"][camera], FPS, pix_fmt=plan.pix_fmt, crf=plan.crf
-            )
+            encode_video(folder / f"{camera}.mp4", images[camera], FPS, pix_fmt=plan.pix_fmt, crf=plan.crf)
         np.savez(folder / "columns.npz", **columns)
         (folder / "episode.json").write_text(json.dumps(note))
-    return attempt
-
-
-def demonstrate(env, seed: int, noise: float, generator: np.random.Generator) -> dict | None:
-    """Lets the expert do one episode under noise.
-
-    Args:
-        env: A `MetaWorldEnv`.
-        seed: Of the start and the goal.
-        noise: Stationary standard deviation of the AR(1) noise on the position commands, in action units.
-        generator: Of the noise.
-
-    Returns:
-        None if the expert did not succeed in time, else a dictionary: "images" {camera: uint8 (T, H, W, 3)}, "state"
-        and "action" float32 (T, 4). Row t is what was seen before step t and what the expert, without noise, would do
-        then.
-    """
-    # Without pictures first: a failed attempt costs a twentieth. The same seed and commands give the same episode.
-    obs, _ = env.reset(seed=seed, render=False)
-    states, labels, executed = [], [], []
-    drift = noise * generator.standard_normal(3)
-    remaining = None
-    while remaining != 0:
-        clean = env.expert_action()
-        states.append(obs["state"])
-        labels.append(clean)
-        executed.append(clean + np.append(drift, 0).astype(np.float32))
-        drift = NOISE_MEMORY * drift + np.sqrt(1 - NOISE_MEMORY**2) * noise * generator.standard_normal(3)
-        obs, _, _, truncated, info = env.step(executed[-1], render=False)
-        if remaining is not None:
-            remaining -= 1
-        elif info["success"]:
-            remaining = STEPS_AFTER_SUCCESS
-        if truncated:
-            break
-    if remaining is None:
-        return None
-
-    images = {name: np.empty((len(labels), env.image_size, env.image_size, 3), np.uint8) for name in env.cameras}
-    obs, _ = env.reset(seed=seed, render=False)
-    for index, action in enumerate(executed):
-        if not np.array_equal(obs["state"], states[index]):
-            raise RuntimeError(f"{env.task} with seed {seed} went another way when replayed, at step {index}")
-        for name, picture in env.render_images().items():
-            images[name][index] = picture
-        obs, *_ = env.step(action, render=False)
-    return {"images": images, "state": np.stack(states), "action": np.stack(labels)}
-
-
-def _generator(*key: int | str) -> np.random.Generator:
-    """A generator of its own for every key. Python's `hash` of a string differs between processes; CRC does not."""
-    return np.random.default_rng([zlib.crc32(part.encode()) if isinstance(part, str) else part for part in key])
+    return note["failures"]
 
 
 # -- the dataset -----------------------------------------------------------------------------------------------------
@@ -369,20 +323,22 @@ def _generator(*key: int | str) -> np.random.Generator:
 def _assemble(root: Path, staging: Path, plan: RecordingPlan, progress: bool) -> None:
     from .lerobot_writer import LeRobotWriter
 
-    features = {"observation.state": {"names": ["x", "y", "z", "gripper"]}}
-    if plan.actions:
-        features["action"] = {"names": ["dx", "dy", "dz", "gripper"]}
+    source = SOURCES[plan.source]
+    features = {key: value for key, value in source.features.items() if plan.actions or key != "action"}
     notes = []
     with LeRobotWriter(
-        root, fps=FPS, features=features, robot_type="sawyer", pix_fmt=plan.pix_fmt, crf=plan.crf,
-        extra_info={"recording": asdict(plan)},
+        root, fps=FPS, features=features, robot_type=source.robot_type, pix_fmt=plan.pix_fmt, crf=plan.crf,
+        extra_info={"recording": plan.to_dict()},
     ) as writer:  # fmt: skip
         for task, episode in plan.jobs():
             folder = staging / plan.folder(task, episode)
             note = json.loads((folder / "episode.json").read_text())
             with np.load(folder / "columns.npz") as columns:
                 writer.add_encoded_episode(
-                    {camera: folder / f"{camera}.mp4" for camera in plan.cameras}, dict(columns), note["task"]
+                    {camera: folder / f"{camera}.mp4" for camera in plan.cameras},
+                    dict(columns),
+                    note["task"],
+                    note.get("length"),
                 )
             notes.append({"env": task, **note})
         lines = (json.dumps({"episode_index": index, **note}) + "\n" for index, note in enumerate(notes))

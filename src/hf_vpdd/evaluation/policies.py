@@ -2,12 +2,13 @@
 
 A policy for `rollout` is any object with
 
-    predict(observations, return_video=False[, generator=None]) -> an object with
+    predict(observations, return_video=False[, generator=None][, committed_actions=None]) -> an object with
         .actions  float32 (B, chunk, A) in robot units, and
         .video    uint8 (B, T, H, W, 3) or None: the future it imagined
 
 where an observation is {"images": {camera: uint8 (H, W, 3) or (T, H, W, 3)}, "state": float32 (Ds,), "instruction":
-str}. What it wants to see is read from its `processor`, if it has one. `hf_vpdd.policy.RobotPolicy` is such a policy.
+str}. One with `real_time` set is given what its last plan still holds as `committed_actions` (B, n, A). What it wants
+to see is read from its `processor`, if it has one. `hf_vpdd.policy.RobotPolicy` is such a policy.
 """
 
 import os
@@ -136,6 +137,8 @@ def identity(policy: Any, name: str, checkpoint: str | os.PathLike | None = None
     found: dict[str, Any] = {}
     if sampling := getattr(policy, "sampling", None):
         found["sampling"] = dict(sampling)
+    if getattr(policy, "real_time", False):
+        found["real_time"] = True
     if checkpoint is not None and (folder := Path(checkpoint)).is_dir():
         for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json"), *folder.glob("tokenizer*")]):
             found[file.name] = file_sha256(file)

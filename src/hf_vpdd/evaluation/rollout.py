@@ -64,6 +64,7 @@ class _Play:
     actions: list[np.ndarray] = field(default_factory=list)  # chunks as sent
     plan_steps: list[int] = field(default_factory=list)
     imagined: list[np.ndarray] = field(default_factory=list)
+    left: np.ndarray | None = None  # of the latest plan, what `execute` leaves over; kept for real-time chunking
     plan_ms: float = 0.0
     reward: float = 0.0
     number: int = field(default_factory=_numbers.__next__)
@@ -169,10 +170,20 @@ def rollout(
             else:
                 ready.append(seat)
         if ready and (len(ready) >= (len(plays) + 1) // 2 or not simulators.outstanding):
-            _plan(policy, [plays[seat] for seat in ready], execute, seed, seeded)
+            for group in _groups(policy, [plays[seat] for seat in ready]):
+                _plan(policy, group, execute, seed, seeded)
             for seat in ready:
                 simulators.send("act", seat, plays[seat].actions[-1])
             ready.clear()
+
+
+def _groups(policy: Any, plays: list[_Play]) -> list[list[_Play]]:
+    """Who may plan in one batch. With real-time chunking (`policy.real_time`) an episode's first plan has nothing
+    committed, and the others have."""
+    if not getattr(policy, "real_time", False):
+        return [plays]
+    groups = [play for play in plays if play.left is None], [play for play in plays if play.left is not None]
+    return [group for group in groups if group]
 
 
 def _plan(policy: Any, plays: list[_Play], execute: int, seed: int, seeded: bool) -> None:
@@ -181,6 +192,8 @@ def _plan(policy: Any, plays: list[_Play], execute: int, seed: int, seeded: bool
     filmed = any(play.film for play in plays) and imagines(policy)
     began = time.perf_counter()
     options = {"generator": [_generator(play, seed) for play in plays]} if seeded else {}
+    if plays[0].left is not None:
+        options["committed_actions"] = np.stack([play.left for play in plays])
     output = policy.predict(observations, return_video=filmed, **options)
     actions, video = _array(output.actions), _array(output.video)
     each_ms = 1000 * (time.perf_counter() - began) / len(plays)
@@ -191,6 +204,8 @@ def _plan(policy: Any, plays: list[_Play], execute: int, seed: int, seeded: bool
         )
     for index, play in enumerate(plays):
         play.actions.append(np.ascontiguousarray(actions[index, :execute], np.float32))
+        if getattr(policy, "real_time", False) and execute < actions.shape[1]:
+            play.left = actions[index, execute:].copy()
         play.plan_steps.append(play.seen.ticks)
         play.plan_ms += each_ms
         if play.film and video is not None:

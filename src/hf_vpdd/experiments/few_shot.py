@@ -12,10 +12,8 @@ be stopped and resumed, and cells can be run by several processes.
 """
 
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -24,6 +22,7 @@ from typing import Any
 from ..errors import InputError
 from ..evaluation.metrics import Score, score
 from ..files import atomic_write_text
+from .jobs import run_all
 
 
 ARMS: dict[str, dict[str, Any]] = {
@@ -70,12 +69,22 @@ class Plan:
     keep_policies: bool = False
     overrides: tuple[tuple[str, Any], ...] = ()
 
+    def settings(self, cell: Cell) -> dict[str, Any]:
+        """What the arm of a cell changes in the recipe of fine-tuning."""
+        return ARMS[cell.arm]
 
-def grid(arms: Sequence[str], demos: Iterable[int], seeds: int, draws: int) -> list[Cell]:
+    def identity(self) -> dict[str, Any]:
+        """What decides the results and is not in the names of cells."""
+        return {name: getattr(self, name) for name in ("tasks", "episodes", "first_seed", "steps")}
+
+
+def grid(
+    arms: Sequence[str], demos: Iterable[int], seeds: int, draws: int, known: Iterable[str] = tuple(ARMS)
+) -> list[Cell]:
     """All cells, those that belong together side by side, so that an unfinished grid is still a fair comparison."""
     for arm in arms:
-        if arm not in ARMS:
-            raise InputError(f"there is no arm {arm!r}; the arms are {', '.join(ARMS)}")
+        if arm not in known:
+            raise InputError(f"there is no arm {arm!r}; the arms are {', '.join(known)}")
     return [Cell(arm, k, s, d) for d, s, k, arm in product(range(draws), range(seeds), demos, arms)]
 
 
@@ -90,36 +99,18 @@ def run_grid(plan: Plan, cells: Sequence[Cell], workers: int = 2, progress: bool
         InputError: The pre-trained model is missing, there are too few demonstrations, `workers` is below 1, or the
             folder holds results of another plan.
     """
-    from tqdm import tqdm
-
     if workers < 1:
         raise InputError(f"workers must be at least 1, got {workers}")
     _claim(plan)
-    left = [cell for cell in cells if not result_path(plan, cell).is_file()]
-    with tqdm(total=len(left), desc="cells", unit="cell", disable=not progress) as bar:
-        if workers == 1 or len(left) <= 1:
-            for cell in left:
-                run_cell(plan, cell)
-                bar.update()
-        else:
-            # An executor, not a Pool: it reports a worker that was killed (for memory, say); a Pool waits for ever.
-            context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(min(workers, len(left)), mp_context=context) as pool:
-                jobs = [pool.submit(run_cell, plan, cell) for cell in left]
-                try:
-                    for job in as_completed(jobs):
-                        job.result()
-                        bar.update()
-                except BaseException:
-                    pool.shutdown(wait=False, cancel_futures=True)
-                    raise
+    left = [(plan, cell) for cell in cells if not result_path(plan, cell).is_file()]
+    run_all(run_cell, left, workers, "cell", progress)
     return [json.loads(result_path(plan, cell).read_text(encoding="utf-8")) for cell in cells]
 
 
 def _claim(plan: Plan) -> None:
     """Names of cells say nothing of these: results that differ in them must not end up in one table."""
     path = Path(plan.out) / "plan.json"
-    wanted = {name: getattr(plan, name) for name in ("tasks", "episodes", "first_seed", "steps")}
+    wanted = json.loads(json.dumps(plan.identity()))
     if not path.is_file():
         atomic_write_text(path, json.dumps(wanted, indent=1) + "\n")
         return
@@ -142,7 +133,7 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     folder = result_path(plan, cell).parent
     overrides = {
         **dict(plan.overrides),
-        **ARMS[cell.arm],
+        **plan.settings(cell),
         "data.episodes_per_task": cell.demos,
         "data.demo_draw": cell.draw,
         "train.seed": cell.seed,
@@ -220,12 +211,12 @@ class Row:
         return ordered[middle] if len(ordered) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
-def summarise(results: Sequence[dict[str, Any]]) -> list[Row]:
+def summarise(results: Sequence[dict[str, Any]], order: Iterable[str] = tuple(ARMS)) -> list[Row]:
     """Rows by demonstrations, then by arm. The interval takes episodes as independent; `runs` shows the spread."""
     groups: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for result in results:
         groups.setdefault((result["demos"], result["arm"]), []).append(result)
-    order = list(ARMS)
+    order = list(order)
     rows = []
     for (demos, arm), cells in sorted(groups.items(), key=lambda item: (item[0][0], order.index(item[0][1]))):
         counts = [

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ..evaluation.report import Interval, Report
 from .few_shot import Cell, Plan, Row, result_path, run_grid, summarise
+from .jobs import run_unless_done
 
 
 RECIPE = Path(__file__).with_name("quickstart.yaml")
@@ -91,13 +92,8 @@ class Quickstart:
         self._unless_done("pretrain", run_pretrain)
 
     def _unless_done(self, stage: str, run) -> None:
-        recipe, folder = self._recipe(stage), self.out / stage
-        if (folder / "training.json").is_file():  # written last
-            found = json.loads((folder / "run.json").read_text(encoding="utf-8"))["recipe"]
-            if found == json.loads(json.dumps(recipe.to_dict())):
-                self.say(f"{folder} is finished already")
-                return
-        run(recipe)  # goes on with a checkpoint of the same recipe, and refuses that of another
+        if not run_unless_done(self._recipe(stage), run):
+            self.say(f"{self.out / stage} is finished already")
 
     @property
     def _plan(self) -> Plan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  diffusers looks for this name here
 
 from .categorical import uniform
 from .scheduling_mask_and_replace import MaskAndReplaceScheduler, MaskAndReplaceSchedulerOutput

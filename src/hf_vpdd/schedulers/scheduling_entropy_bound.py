@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  diffusers looks for this name here
 
 from .categorical import uniform
 from .scheduling_mask_and_replace import MaskAndReplaceScheduler, MaskAndReplaceSchedulerOutput
@@ -50,9 +51,7 @@ class EntropyBoundScheduler(MaskAndReplaceScheduler):
         log_p = torch.log_softmax(logits.float(), -1)
         entropy = (log_p.exp() * log_p).sum(-1).neg().double().masked_fill(sample != num_classes, torch.inf)
         rising = entropy.sort(-1).values
-        together = (
-            rising.cumsum(-1) - rising
-        )  # the last is not counted; at visible ones inf - inf, never below a bound
+        together = rising.cumsum(-1) - rising  # the last is not counted; visible ones: inf - inf, never below
         count = (together <= self.config.entropy_bound).sum(-1, keepdim=True)
         share = self.masked_share(timestep, prev_timestep, sample.device)
         everything = how_many(sample, torch.zeros_like(share), num_classes)

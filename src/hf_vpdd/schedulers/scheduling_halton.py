@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # noqa: F401  diffusers looks for this name here
 
 from ..errors import InputError
 from .categorical import uniform

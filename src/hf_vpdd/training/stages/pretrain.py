@@ -115,11 +115,9 @@ class PretrainTask(DiffusionTask):
         )
 
     def save_model(self, folder, model, final):
-        def write(target: Path) -> None:
-            model.save_pretrained(target)
-            self.processor.save_pretrained(target)
+        from ...saving import save_policy
 
-        write_folder(folder, write)
+        write_folder(folder, lambda target: save_policy(target, model, self.processor))
 
 
 def load_text_model(recipe: Recipe) -> tuple[Any, Any]:
