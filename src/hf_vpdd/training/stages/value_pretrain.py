@@ -209,7 +209,7 @@ class ValueTask(Task):
         largest = values.get("value_largest", 0.0)
         if not largest <= self.options.value_limit * bound:  # also if it is not a number
             raise InputError(
-                f"values diverge: the largest is {largest:.4g}, while rewards of 0 and -1 allow none beyond {bound:.4g} "
+                f"values diverge: the largest is {largest:.4g}, rewards of 0 and -1 allow none beyond {bound:.4g} "
                 f"(value_limit is {self.options.value_limit:g} times that). Stopped: lower train.learning_rate or "
                 "value_pretrain.target_rate; earlier checkpoints are in the output folder"
             )
