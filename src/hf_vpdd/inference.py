@@ -290,7 +290,11 @@ def model_inputs(model, inputs, names) -> dict[str, torch.Tensor]:
         }.get(missing[0], missing[0])  # fmt: skip
         raise InputError(f"{what}: missing; this policy needs it in every observation.")
     tensors = {name: inputs[name].to(model.device) for name in names}
-    return {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    made = _ENCODED.values()  # by the model itself, of the right precision
+    return {
+        name: tensor.to(model.dtype) if tensor.is_floating_point() and name not in made else tensor
+        for name, tensor in tensors.items()
+    }
 
 
 # inputs of `forward` that stand for others, as a `frame_memory` gives them

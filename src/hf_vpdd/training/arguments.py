@@ -10,6 +10,9 @@ One YAML describes a whole experiment (see ``recipes/metaworld_tiny.yaml``)::
     pretrain: {train: {...}, data: {...}, model: {...}, ...PretrainArguments}
     finetune: {train: {...}, data: {...}, model: {...}, ...FinetuneArguments}
 
+With ``family: vptr`` the stages are value_pretrain (ValueArguments) and offline_rl (OfflineRLArguments), and model is
+VPTRConfig's.
+
 Later wins: defaults < top-level sections < the stage's own section < overrides. An override is named by its field
 where that is unique (``--learning_rate 1e-4``) or by its path (``--train.learning_rate``, ``--model.hidden_size``).
 Configs of transformers keep unknown keyword arguments without a word, so the keys of ``model`` are held against the
@@ -30,14 +33,31 @@ import yaml
 
 from ..errors import InputError
 from .options import DataArguments, FinetuneArguments, PretrainArguments, TrainArguments, VQVAEArguments
+from .vptr_arguments import TRAIN_DEFAULTS, OfflineRLArguments, ValueArguments
 
 
-STAGES = ("vqvae", "pretrain", "finetune")
-PREVIOUS_STAGE = {"vqvae": None, "pretrain": "vqvae", "finetune": "pretrain"}
-SCRIPTS = {"vqvae": "training/train_vqvae.py", "pretrain": "training/pretrain.py", "finetune": "training/finetune.py"}
-
-
-STAGE_ARGUMENTS = {"vqvae": VQVAEArguments, "pretrain": PretrainArguments, "finetune": FinetuneArguments}
+# Stage -> the one it starts from, for every family of models; a recipe is of one family (its key `family`).
+FAMILIES = {
+    "vpdd": {"vqvae": None, "pretrain": "vqvae", "finetune": "pretrain"},
+    "vptr": {"value_pretrain": None, "offline_rl": "value_pretrain"},
+}
+PREVIOUS_STAGE = {stage: before for stages in FAMILIES.values() for stage, before in stages.items()}
+STAGES = tuple(PREVIOUS_STAGE)
+FAMILY_OF = {stage: family for family, stages in FAMILIES.items() for stage in stages}
+SCRIPTS = {
+    "vqvae": "training/train_vqvae.py",
+    "pretrain": "training/pretrain.py",
+    "finetune": "training/finetune.py",
+    "value_pretrain": "training/pretrain.py --model vptr",
+    "offline_rl": "training/offline_rl.py --model vptr",
+}
+STAGE_ARGUMENTS = {
+    "vqvae": VQVAEArguments,
+    "pretrain": PretrainArguments,
+    "finetune": FinetuneArguments,
+    "value_pretrain": ValueArguments,
+    "offline_rl": OfflineRLArguments,
+}
 
 
 @dataclass
@@ -50,7 +70,7 @@ class Recipe:
     resume: str
     data: DataArguments
     train: TrainArguments
-    options: Any  # VQVAEArguments | PretrainArguments | FinetuneArguments
+    options: Any  # of the stage, see STAGE_ARGUMENTS
     model: dict[str, Any] = field(default_factory=dict)  # fields of the stage's config that differ from its defaults
 
     def check(self) -> None:
@@ -66,7 +86,8 @@ class Recipe:
             "output_dir": self.output_dir, "init_from": self.init_from, "model": self.model,
             "train": _plain(self.train), **_plain(self.options),
         }  # fmt: skip
-        return {"data": _plain(self.data), self.stage: stage}
+        family = FAMILY_OF[self.stage]
+        return {**({} if family == "vpdd" else {"family": family}), "data": _plain(self.data), self.stage: stage}
 
     def flat(self) -> dict[str, int | float | str | bool]:
         """`section.key -> scalar`, for trackers."""
@@ -85,6 +106,10 @@ def config_class(stage: str) -> type:
         from ..modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
 
         return VPDDVQVAEConfig
+    if FAMILY_OF[stage] == "vptr":
+        from ..modeling.vptr.configuration_vptr import VPTRConfig
+
+        return VPTRConfig
     from ..modeling.vpdd.configuration_vpdd import VPDDConfig
 
     return VPDDConfig
@@ -104,7 +129,7 @@ def load_recipe(
     """Read, merge and check the recipe of one stage.
 
     Args:
-        stage: vqvae, pretrain or finetune.
+        stage: vqvae, pretrain or finetune of VPDD; value_pretrain or offline_rl of V-PTR.
         config: a recipe YAML (or the same as a dict); None for defaults only.
         overrides: `{"learning_rate": 1e-4, "model.hidden_size": 64, "output_dir": ...}`, as on the command line.
         more: further overrides, as keyword arguments.
@@ -115,7 +140,11 @@ def load_recipe(
     if stage not in STAGES:
         raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
     content, source = _read_config(config)
-    known = {"output_dir", "init_from", "resume", "data", "train", "model", *STAGES}
+    family = recipe_family(content, source)
+    if family != FAMILY_OF[stage] and ("family" in content or family != "vpdd"):
+        stages = ", ".join(FAMILIES[family])
+        raise InputError(f"{source} is of the family {family}, which has {stages}; {stage} is {FAMILY_OF[stage]}'s")
+    known = {"output_dir", "init_from", "resume", "data", "train", "model", "family", *STAGES}
     _refuse_unknown(content, known, source, "")
     own = _section(content, stage, source)
     option_class = STAGE_ARGUMENTS[stage]
@@ -127,11 +156,16 @@ def load_recipe(
         for name, cls in (("data", DataArguments), ("train", TrainArguments)):
             _refuse_unknown(_section(section, name, source), _field_names(cls), source, f"{other}.{name}")
 
-    values: dict[str, dict[str, Any]] = {"data": {}, "train": {}, stage: {}, "model": {}}
+    values: dict[str, dict[str, Any]] = {
+        "data": {},
+        "train": dict(TRAIN_DEFAULTS.get(stage, {})),
+        stage: {},
+        "model": {},
+    }
     for scope in (content, own):
         for name in ("data", "train"):
             values[name].update(_section(scope, name, source))
-    # The top-level `model` describes the VPDD network; the VQ-VAE has its own under `vqvae`.
+    # The top-level `model` describes the family's network; the VQ-VAE has its own under `vqvae`.
     for scope in (own,) if stage == "vqvae" else (content, own):
         _deep_update(values["model"], _section(scope, "model", source))
     values[stage].update({k: v for k, v in own.items() if k not in nested})
@@ -163,6 +197,14 @@ def load_recipe(
     )
     recipe.check()
     return recipe
+
+
+def recipe_family(config: str | Path | dict | None, source: str = "the recipe") -> str:
+    """The family of models a recipe is about: its key `family`, vpdd without one."""
+    family = _read_config(config)[0].get("family", "vpdd")
+    if family not in FAMILIES:
+        raise InputError(f"family of {source} must be one of {', '.join(FAMILIES)}; got {family!r}")
+    return family
 
 
 def parse_command_line(stage: str, argv: list[str] | None = None, description: str | None = None) -> Recipe:
@@ -199,6 +241,8 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
             default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+            if section == "train":
+                default = TRAIN_DEFAULTS.get(stage, {}).get(f.name, default)
             shown = "" if default is None or default == [] else f" [default: {_show(default)}]"
             choices = _choices(hints[f.name])
             text = f"{f.metadata['help']}{': ' + ' | '.join(choices) if choices else ''}{shown}".replace("%", "%%")
@@ -378,8 +422,10 @@ def _check_model_section(stage: str, section: dict, source: str) -> dict[str, An
     return {key: _number_text(value) for key, value in section.items()}
 
 
-# Fields of VPDDConfig that a stage fills in by itself.
+# Fields of the configs that a stage fills in by itself.
 _SET_ELSEWHERE = {
+    "tasks": "it comes from the instructions of the data",
+    "value_objective": "use the option objective of value_pretrain",
     "vqvae_config": "it comes from the trained VQ-VAE (init_from), whose section is vqvae.model",
     "video_loss_weight": "use the option video_loss_weight of finetune",
 }

@@ -55,7 +55,7 @@ class Critics(nn.Module):
         refed = torch.cat((actions, embedding), dim=-1).expand(len(self.out.weight), -1, -1)
         for layer in self.layers:
             hidden = torch.cat((F.relu(layer(hidden)), refed), dim=-1)
-        values = self.out(hidden).squeeze(-1)
+        values = self.out(hidden).squeeze(-1).float()
         return values.unflatten(1, (batch, -1)) if several else values
 
 
@@ -112,4 +112,6 @@ class Actor(nn.Module):
         hidden = torch.cat([part for part in (embedding, state, condition) if part is not None], dim=-1)
         for layer in self.layers:
             hidden = F.relu(layer(hidden))
-        return SquashedGaussian(self.mean(hidden), self.log_std(hidden).clamp(*self.log_std_range).exp())
+        # densities are differences of large numbers: float32 under autocast too
+        mean, log_std = self.mean(hidden).float(), self.log_std(hidden).float()
+        return SquashedGaussian(mean, log_std.clamp(*self.log_std_range).exp())
