@@ -73,12 +73,15 @@ class Meter:
             return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 1024)
 
 
-def gflop(step) -> float:
+def gflop(model, step) -> float:
     """10^9 multiplications and additions of one call."""
     from torch.utils.flop_counter import FlopCounterMode
 
+    usual = model.config._attn_implementation
+    model.set_attn_implementation("eager")  # the counter does not know the fused attention of a CPU
     with FlopCounterMode(display=False) as counter:
         step()
+    model.set_attn_implementation(usual)
     return counter.get_total_flops() / 1e9
 
 
@@ -171,9 +174,10 @@ def measure(model, processor, device: str, meter_of, plain_repeats: int, repeats
             work["plain"] = {"peak_mb": plain.peak_mb()}
         if not compiled:  # the counter cannot look into compiled code; the work is the same
             obs = episode.step()
-            work["full"]["gflop"] = gflop(lambda: policy.select_action(obs))
+            work["full"]["gflop"] = gflop(model, lambda: policy.select_action(obs))
             if plain_repeats:
-                work["plain"]["gflop"] = gflop(lambda: plain_action(model, episode.window(model.dtype)))
+                window = episode.window(model.dtype)
+                work["plain"]["gflop"] = gflop(model, lambda: plain_action(model, window))
         full.start()
         plain.start()
         for turn in range(repeats):
