@@ -185,9 +185,7 @@ def measure(model, processor, device: str, meter_of, plain_repeats: int, repeats
             full(lambda: policy.select_action(obs))
             if turn < plain_repeats:
                 window = episode.window(model.dtype)
-                difference = max(
-                    difference, abs_difference(plain(lambda: plain_action(model, window)), actions[-1])
-                )
+                difference = max(difference, abs_difference(plain(lambda: plain_action(model, window)), actions[-1]))
     del model.sample_actions
     if plain_repeats:
         rows.insert(0, {"name": f"plain window{name}", **_numbers(plain), **work["plain"]})

@@ -11,7 +11,8 @@ One YAML describes a whole experiment (see ``recipes/metaworld_tiny.yaml``)::
     finetune: {train: {...}, data: {...}, model: {...}, ...FinetuneArguments}
 
 With ``family: vptr`` the stages are value_pretrain (ValueArguments) and offline_rl (OfflineRLArguments), and model is
-VPTRConfig's.
+VPTRConfig's; with ``family: gr1`` they are gr1_pretrain and gr1_finetune (Gr1PretrainArguments, Gr1FinetuneArguments),
+and model is GR1Config's.
 
 Later wins: defaults < top-level sections < the stage's own section < overrides. An override is named by its field
 where that is unique (``--learning_rate 1e-4``) or by its path (``--train.learning_rate``, ``--model.hidden_size``).
@@ -32,32 +33,18 @@ from typing import Any, Literal
 import yaml
 
 from ..errors import InputError
-from .options import DataArguments, FinetuneArguments, PretrainArguments, TrainArguments, VQVAEArguments
-from .vptr_arguments import TRAIN_DEFAULTS, OfflineRLArguments, ValueArguments
-
-
-# Stage -> the one it starts from, for every family of models; a recipe is of one family (its key `family`).
-FAMILIES = {
-    "vpdd": {"vqvae": None, "pretrain": "vqvae", "finetune": "pretrain"},
-    "vptr": {"value_pretrain": None, "offline_rl": "value_pretrain"},
-}
-PREVIOUS_STAGE = {stage: before for stages in FAMILIES.values() for stage, before in stages.items()}
-STAGES = tuple(PREVIOUS_STAGE)
-FAMILY_OF = {stage: family for family, stages in FAMILIES.items() for stage in stages}
-SCRIPTS = {
-    "vqvae": "training/train_vqvae.py",
-    "pretrain": "training/pretrain.py",
-    "finetune": "training/finetune.py",
-    "value_pretrain": "training/pretrain.py --model vptr",
-    "offline_rl": "training/offline_rl.py --model vptr",
-}
-STAGE_ARGUMENTS = {
-    "vqvae": VQVAEArguments,
-    "pretrain": PretrainArguments,
-    "finetune": FinetuneArguments,
-    "value_pretrain": ValueArguments,
-    "offline_rl": OfflineRLArguments,
-}
+from .families import (
+    FAMILIES,
+    FAMILY_OF,
+    PREVIOUS_STAGE,
+    SCRIPTS,
+    STAGE_ARGUMENTS,
+    STAGES,
+    TRAIN_DEFAULTS,
+    config_class,
+    set_elsewhere,
+)
+from .options import DataArguments, TrainArguments
 
 
 @dataclass
@@ -100,21 +87,6 @@ class Recipe:
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
-def config_class(stage: str) -> type:
-    """The config whose fields the `model` section of `stage` may set."""
-    if stage == "vqvae":
-        from ..modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
-
-        return VPDDVQVAEConfig
-    if FAMILY_OF[stage] == "vptr":
-        from ..modeling.vptr.configuration_vptr import VPTRConfig
-
-        return VPTRConfig
-    from ..modeling.vpdd.configuration_vpdd import VPDDConfig
-
-    return VPDDConfig
-
-
 def config_fields(cls: type) -> dict[str, dataclasses.Field]:
     """The config's own fields, without those every transformers config has."""
     from transformers import PreTrainedConfig
@@ -129,7 +101,8 @@ def load_recipe(
     """Read, merge and check the recipe of one stage.
 
     Args:
-        stage: vqvae, pretrain or finetune of VPDD; value_pretrain or offline_rl of V-PTR.
+        stage: vqvae, pretrain or finetune of VPDD; value_pretrain or offline_rl of V-PTR; gr1_pretrain or gr1_finetune
+            of GR-1.
         config: a recipe YAML (or the same as a dict); None for defaults only.
         overrides: `{"learning_rate": 1e-4, "model.hidden_size": 64, "output_dir": ...}`, as on the command line.
         more: further overrides, as keyword arguments.
@@ -258,7 +231,7 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
         f"model: fields of {cls.__name__} (of a sub-config: --model.text_config.hidden_size 64)"
     )
     for f in config_fields(cls).values():
-        if f.name in _SET_ELSEWHERE:
+        if f.name in set_elsewhere(stage):
             continue
         default = None if f.default is dataclasses.MISSING else f.default
         group.add_argument(
@@ -414,21 +387,13 @@ def _check_model_section(stage: str, section: dict, source: str) -> dict[str, An
     _refuse_unknown(
         section, fields, source, f"{stage}.model ({cls.__name__})" if stage == "vqvae" else f"model ({cls.__name__})"
     )
-    for name in set(section) & set(_SET_ELSEWHERE):
-        raise InputError(f"model.{name} is not set here: {_SET_ELSEWHERE[name]}")
+    elsewhere = set_elsewhere(stage)
+    for name in set(section) & set(elsewhere):
+        raise InputError(f"model.{name} is not set here: {elsewhere[name]}")
     for name, sub_class in cls.sub_configs.items():
         if isinstance(section.get(name), dict) and dataclasses.is_dataclass(sub_class):
             _refuse_unknown(section[name], _field_names(sub_class), source, f"model.{name} ({sub_class.__name__})")
     return {key: _number_text(value) for key, value in section.items()}
-
-
-# Fields of the configs that a stage fills in by itself.
-_SET_ELSEWHERE = {
-    "tasks": "it comes from the instructions of the data",
-    "value_objective": "use the option objective of value_pretrain",
-    "vqvae_config": "it comes from the trained VQ-VAE (init_from), whose section is vqvae.model",
-    "video_loss_weight": "use the option video_loss_weight of finetune",
-}
 
 
 def _number_text(value: Any) -> Any:

@@ -249,7 +249,7 @@ class GR1Model(GR1PreTrainedModel):
 
         # 3. the queries, which get no timestep
         layout = self.layout(views, state is not None, with_actions, with_frames)
-        queries = [self.action_queries()] if with_actions else []
+        queries = [self.action_queries(tokens)] if with_actions else []
         if layout.frames:
             queries += [view.queries.weight for view in self.views[:views]]
         queries = [query.expand(batch, steps, -1, -1) for query in queries]

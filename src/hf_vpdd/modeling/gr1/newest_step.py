@@ -28,7 +28,7 @@ def newest_step(
     real = model.observation_tokens(image_tokens, text_embeds, state)
     batch, steps, places, _ = real.shape
     views = image_tokens.shape[1]
-    queries = [model.action_queries()]
+    queries = [model.action_queries(real)]
     if with_frames or foresight:
         queries += [view.queries.weight for view in model.views[:views]]
     chunk, asked = len(queries[0]), sum(map(len, queries))

@@ -435,6 +435,11 @@ class GR1Processor(ProcessorMixin):
         """(..., 3, H, W), normalised as `pixel_values` are -> uint8 (..., H, W, 3), same device."""
         return self.image_processor.to_bytes(pixels)
 
+    def gripper_range(self) -> tuple[float, float]:
+        """Values of the closed and of the open gripper in an action, in the robot's units."""
+        low, high = self._gripper_range("action_stats", "cpu")
+        return float(low), float(high)
+
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _check_size(self, values: torch.Tensor, name: str, size: int) -> None:
