@@ -1,0 +1,80 @@
+"""From frames and a goal to values: the one path that training's evaluation, the command line and planning share."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn import functional as F
+
+from .errors import InputError
+
+
+@dataclass
+class Goal:
+    """A goal as a value model takes it: features (1, F) or (N, F), of an image or a sentence."""
+
+    features: torch.Tensor
+
+
+@torch.no_grad()
+def encode_frames(model, frames: torch.Tensor, batch_size: int = 256) -> torch.Tensor:
+    """Frames uint8 (T, 3, S, S) or float in [0, 1] -> features (T, F) on the model's device."""
+    parts = []
+    for part in frames.split(batch_size):
+        part = part.to(model.device)
+        parts.append(model.encode(part.float() / 255 if part.dtype == torch.uint8 else part.to(model.dtype)))
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def image_goal(model, frames: torch.Tensor) -> Goal:
+    """Goal images, as `encode_frames` takes them."""
+    return Goal(encode_frames(model, frames))
+
+
+@torch.no_grad()
+def text_goal(model, processor, sentences: list[str]) -> Goal:
+    """Goals in words.
+
+    Raises:
+        InputError: The model was trained with goal images only.
+    """
+    if model.config.intent != "text":
+        raise InputError(
+            "goal: this value model knows goals as images only (intent is 'image') and reads no sentence: name a "
+            "frame, or train one with model.intent text"
+        )
+    words = {name: tensor.to(model.device) for name, tensor in processor.tokenize_instructions(sentences).items()}
+    return Goal(model.embed_intent(**words))
+
+
+@torch.no_grad()
+def goal_values(model, features: torch.Tensor, goal: Goal) -> torch.Tensor:
+    """V(s, g, g) of states (T, F) toward one goal, or one goal each -> (E, T), every head by itself."""
+    heads = model.value_heads
+    psi = heads.represent_goal(goal.features)
+    psi = psi.expand(-1, len(features), -1)
+    return heads.value(heads.represent_state(features), psi, psi)
+
+
+def attention_map(model, pixels: torch.Tensor, goal: Goal) -> torch.Tensor:
+    """Where the value of each frame looks, by Grad-CAM (arXiv 1610.02391) on the encoder's last feature map.
+
+    Args:
+        pixels: (T, 3, S, S) in [0, 1]. goal: one, or one for each frame.
+
+    Returns:
+        (T, S, S) in [0, 1], each frame scaled to its own maximum: what raises V there. Zero where nothing does.
+    """
+    encoder, heads = model.model.encoder, model.value_heads
+    pixels = pixels.to(model.device, model.dtype)
+    with torch.no_grad():
+        maps = encoder.feature_map(pixels)
+    with torch.enable_grad():
+        maps = maps.detach().requires_grad_()
+        psi = heads.represent_goal(goal.features).detach().expand(-1, len(pixels), -1)
+        value = heads.value(heads.represent_state(encoder.pool(maps)), psi, psi).mean(0)
+        slope = torch.autograd.grad(value.sum(), maps)[0]
+    weights = slope.mean((-2, -1), keepdim=True)
+    heat = F.relu((weights * maps.detach()).sum(1, keepdim=True))
+    heat = F.interpolate(heat.float(), size=pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
+    return heat / heat.amax((-2, -1), keepdim=True).clamp_min(1e-12)
