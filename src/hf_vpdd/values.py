@@ -78,3 +78,28 @@ def attention_map(model, pixels: torch.Tensor, goal: Goal) -> torch.Tensor:
     heat = F.relu((weights * maps.detach()).sum(1, keepdim=True))
     heat = F.interpolate(heat.float(), size=pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return heat / heat.amax((-2, -1), keepdim=True).clamp_min(1e-12)
+
+
+def load_value_model(path, device: str | torch.device | None = None):
+    """(VPTRForValuePrediction, VPTRProcessor) of one folder or Hub repository.
+
+    Raises:
+        InputError: There is none, or it holds another kind of model.
+    """
+    from .modeling.vptr import VPTRConfig, VPTRForValuePrediction
+    from .modeling.vptr.processing_vptr import VPTRProcessor
+
+    try:
+        found, _ = VPTRConfig.get_config_dict(path)
+    except OSError as error:
+        raise InputError(f"model: {path} is neither a folder with a saved model nor on the Hub: {error}") from error
+    kind = (found.get("architectures") or ["?"])[0]
+    if kind != "VPTRForValuePrediction":
+        raise InputError(
+            f"model: {path} holds a {kind}, not a value model (VPTRForValuePrediction). Train one with "
+            "training/pretrain.py --model vptr"
+        )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = VPTRForValuePrediction.from_pretrained(path).to(device).eval()
+    return model, VPTRProcessor.from_pretrained(path)
