@@ -59,11 +59,15 @@ def goal_values(model, features: torch.Tensor, goal: Goal) -> torch.Tensor:
 def attention_map(model, pixels: torch.Tensor, goal: Goal) -> torch.Tensor:
     """Where the value of each frame looks, by Grad-CAM (arXiv 1610.02391) on the encoder's last feature map.
 
+    For encoders that average the map it is Grad-CAM itself. Those that keep its places (IMPALA) have a slope of their
+    own at each, which is not averaged away (HiResCAM, arXiv 2011.08891). Values are costs, so what lowers them counts
+    as much as what raises them: the magnitude is shown.
+
     Args:
         pixels: (T, 3, S, S) in [0, 1]. goal: one, or one for each frame.
 
     Returns:
-        (T, S, S) in [0, 1], each frame scaled to its own maximum: what raises V there. Zero where nothing does.
+        (T, S, S) in [0, 1], each frame scaled to its own maximum: how much V depends on what is seen there.
     """
     encoder, heads = model.model.encoder, model.value_heads
     pixels = pixels.to(model.device, model.dtype)
@@ -74,8 +78,7 @@ def attention_map(model, pixels: torch.Tensor, goal: Goal) -> torch.Tensor:
         psi = heads.represent_goal(goal.features).detach().expand(-1, len(pixels), -1)
         value = heads.value(heads.represent_state(encoder.pool(maps)), psi, psi).mean(0)
         slope = torch.autograd.grad(value.sum(), maps)[0]
-    weights = slope.mean((-2, -1), keepdim=True)
-    heat = F.relu((weights * maps.detach()).sum(1, keepdim=True))
+    heat = (slope * maps.detach()).sum(1, keepdim=True).abs()
     heat = F.interpolate(heat.float(), size=pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return heat / heat.amax((-2, -1), keepdim=True).clamp_min(1e-12)
 

@@ -53,11 +53,14 @@ def test_goals_of_every_kind(place, tmp_path):
     for name, arguments in {
         "frame": [dataset, "--episode", "1", "--goal", "3"],
         "from the end": [dataset, "--episode", "1", "--goal", "-3"],
+        "thinned": [dataset, "--episode", "1", "--goal", "3", "--every", "2"],
         "image": [dataset, "--goal", place / "goal.png"],
     }.items():
         assert value(place, *arguments, "--out", tmp_path / name) == 0
         results[name] = json.loads((tmp_path / name / "value.json").read_text())
     assert results["frame"]["values"] == results["from the end"]["values"] != results["image"]["values"]
+    every_second = np.array(results["frame"]["values"])[:, ::2]  # the goal is the same picture
+    assert np.allclose(results["thinned"]["values"], every_second, atol=1e-5)
     assert TASKS[1] in results["frame"]["source"]
     assert value(place, dataset, "--goal", "close the drawer", "--out", tmp_path / "w", model="words") == 0
 
@@ -80,8 +83,8 @@ def test_what_is_refused(place, capsys, arguments, model, says):
     assert says in capsys.readouterr().err
 
 
-def test_the_map_is_grad_cam(place):
-    """Against the definition with autograd through the whole network."""
+def test_the_map_shows_what_the_value_depends_on(place):
+    """Against the definition, frame by frame; for an encoder that averages, that is Grad-CAM's magnitude."""
     model, _ = tiny_value_model(seed=2)
     pixels = torch.rand(3, 3, 16, 16)
     goal = image_goal(model, pixels[2:])
@@ -92,10 +95,25 @@ def test_the_map_is_grad_cam(place):
         psi = model.value_heads.represent_goal(goal.features)
         value = model.value_heads.value(model.value_heads.represent_state(model.model.encoder.pool(maps)), psi, psi)
         (slope,) = torch.autograd.grad(value.mean(0).sum(), maps)
-        cam = torch.relu((slope.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True))
+        cam = (slope * maps).sum(1, keepdim=True).abs()
         cam = torch.nn.functional.interpolate(cam, size=(16, 16), mode="bilinear")[0, 0].detach()
         want = cam / cam.max() if cam.max() > 0 else cam
         assert torch.allclose(heat[n], want, atol=1e-4)
+
+
+def test_the_map_of_an_averaging_encoder_is_grad_cam():
+    from tests.modeling.test_modeling_vptr import SMALL_BIT
+
+    model, _ = tiny_value_model(encoder="bit", bit_config=SMALL_BIT, image_size=32)
+    pixels = torch.rand(2, 3, 32, 32)
+    goal = image_goal(model, pixels[1:])
+    maps = model.model.encoder.feature_map(pixels).detach().requires_grad_()
+    heads, psi = model.value_heads, model.value_heads.represent_goal(goal.features).expand(-1, 2, -1)
+    value = heads.value(heads.represent_state(model.model.encoder.pool(maps)), psi, psi).mean(0).sum()
+    (slope,) = torch.autograd.grad(value, maps)
+    cam = (slope.mean((2, 3), keepdim=True) * maps).sum(1, keepdim=True).abs()
+    cam = torch.nn.functional.interpolate(cam, size=(32, 32), mode="bilinear")[:, 0].detach()
+    assert torch.allclose(attention_map(model, pixels, goal), cam / cam.amax((1, 2), keepdim=True), atol=1e-4)
 
 
 def test_values_of_frames_equal_the_model(place):

@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--episode", type=int, default=0, help="which episode of a dataset")
     parser.add_argument("--camera", help="camera of a dataset; the model's own if not given")
-    parser.add_argument("--every", type=int, default=1, help="take every n-th frame")
+    parser.add_argument("--every", type=int, default=1, help="show every n-th frame")
     parser.add_argument("--fps", type=float, help="frames per second of the video written; the clip's if not given")
     parser.add_argument("--device", help="cpu or cuda; a GPU if there is one")
     parser.add_argument("--out", type=Path, default=Path("outputs/value"), help="folder for value.png, .mp4, .json")
@@ -46,15 +46,16 @@ def run(args: argparse.Namespace) -> int:
     if args.every < 1 or (args.fps is not None and not args.fps > 0):
         raise InputError(f"--every must be at least 1 and --fps above 0, got {args.every} and {args.fps}")
     model, processor = load_value_model(args.model, args.device)
-    raw, fps, name = read_clip(args.source, args.episode, args.camera or processor.cameras[0], args.every)
-    if len(raw) < 2:
-        raise InputError(f"{args.source}: {len(raw)} frame(s) with --every {args.every}; a curve needs two")
-    seen = processor.image_processor.frames_to_uint8(raw, "video")
-    goal_frame, picture = pick_goal(args.goal, len(seen))
+    raw, fps, name = read_clip(args.source, args.episode, args.camera or processor.cameras[0])
+    goal_frame, picture = pick_goal(args.goal, len(raw))
+    shown = raw[:: args.every]
+    if len(shown) < 2:
+        raise InputError(f"{args.source}: {len(shown)} frame(s) with --every {args.every}; a curve needs two")
+    seen = processor.image_processor.frames_to_uint8(shown, "video")
     if picture is not None:
         target = processor.image_processor.frames_to_uint8(picture, "goal")
     else:
-        target = None if goal_frame is None else seen[goal_frame : goal_frame + 1]
+        target = None if goal_frame is None else processor.image_processor.frames_to_uint8(raw[goal_frame], "goal")
     if target is None:
         goal, caption = text_goal(model, processor, [args.goal]), f"“{args.goal}”"
     else:
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     heat = torch.cat([attention_map(model, part.float() / 255, goal).cpu() for part in seen.split(64)]).numpy()
     frames = seen.movedim(1, -1).numpy()
     reference = frames[-1] if target is None else target[0].movedim(0, -1).numpy()
-    clip = ValueClip(frames, values, heat, pixel_values(frames, reference), caption, goal_frame)
+    clip = ValueClip(frames, values, heat, pixel_values(frames, reference), caption, goal_frame, args.every)
     args.out.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     Image.fromarray(still(clip, name)).save(buffer, format="PNG")
@@ -72,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     encode_video(args.out / "value.mp4", film(clip, name), args.fps or fps / args.every, crf=22)
     curve = values.mean(0)
     # up to the goal: after it a clip may well move away again
-    until = len(curve) if goal_frame is None else max(goal_frame + 1, 2)
+    until = len(curve) if goal_frame is None else max(goal_frame // args.every + 1, 2)
     summary = {
         "source": name, "goal": args.goal, "frames": len(curve), "first": float(curve[0]), "last": float(curve[-1]),
         "value_order": value_order(curve[:until]), "pixel_order": value_order(clip.pixels[:until]),
@@ -116,27 +117,23 @@ def pick_goal(goal: str, length: int):
     return None, None
 
 
-def read_clip(source: str, episode: int, camera: str, every: int):
+def read_clip(source: str, episode: int, camera: str):
     """(frames uint8 (T, H, W, 3), frames per second, a name) of a video file or an episode."""
-    import itertools
-
-    import numpy as np
-
     from ..data.lerobot import LeRobotDataset
-    from ..data.video import iterate_frames, open_video
+    from ..data.video import decode_video, open_video
 
     path = Path(source)
     if path.is_file():
         with open_video(path) as container:
             rate = container.streams.video[0].average_rate if container.streams.video else None
-        frames = list(itertools.islice(iterate_frames(path), 0, None, every))
-        if not frames:
-            raise InputError(f"video file {path} holds no frames")
-        return np.stack(frames), float(rate or 20), path.name
+        return decode_video(path), float(rate or 20), path.name
     if not path.exists() and (path.suffix or source.count("/") != 1):
         raise InputError(f"{source} does not exist: name a video file, or the folder or Hub id of a LeRobot dataset")
     dataset = LeRobotDataset(source)
     if not 0 <= episode < dataset.num_episodes:
         raise InputError(f"--episode {episode}: {source} has episodes 0 to {dataset.num_episodes - 1}")
-    frames = dataset.frames(camera, episode)[::every]
-    return frames, float(dataset.fps), f"{path.name}, episode {episode}: {dataset.episodes.task[episode]}"
+    return (
+        dataset.frames(camera, episode),
+        float(dataset.fps),
+        f"{path.name}, episode {episode}: {dataset.episodes.task[episode]}",
+    )

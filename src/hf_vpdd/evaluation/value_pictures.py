@@ -24,7 +24,8 @@ class ValueClip:
     Args:
         frames: uint8 (T, S, S, 3), as the model sees them. values: (E, T), every head by itself.
         heat: (T, S, S) in [0, 1], where the value looks. pixels: (T,), the curve of the pixel distance.
-        goal: what the values are toward, for the caption. goal_frame: its index, if it is a frame of the clip.
+        goal: what the values are toward, for the caption.
+        goal_frame: its number, if it is a frame of the clip. every: steps between the numbers of two frames shown.
     """
 
     frames: np.ndarray
@@ -33,6 +34,7 @@ class ValueClip:
     pixels: np.ndarray
     goal: str
     goal_frame: int | None = None
+    every: int = 1
 
 
 def overlay(frames: np.ndarray, heat: np.ndarray, strength: float = 0.65) -> np.ndarray:
@@ -52,7 +54,7 @@ def chart(clip: ValueClip, width: int, height: int, upto: int | None = None, mar
     image = Image.new("RGB", (width, height), _BACK)
     draw = ImageDraw.Draw(image)
     mean, total = clip.values.mean(0), len(clip.frames)
-    left, right, top, bottom = 52, width - 14, 14, height - 34
+    left, right, top, bottom = 52, width - 14, 30, height - 34
     low, high = float(clip.values.min()), float(clip.values.max())
     high = low + 1e-6 if high <= low else high
     ticks = _ticks(low, high)
@@ -68,13 +70,15 @@ def chart(clip: ValueClip, width: int, height: int, upto: int | None = None, mar
         draw.line((left, y(tick), right, y(tick)), fill=_GRID)
         draw.text((left - 6, y(tick)), f"{tick:g}", fill=_SOFT, font=_font(11), anchor="rm")
     for frame in sorted({0, (total - 1) // 2, total - 1}):
-        draw.text((x(frame), bottom + 5), str(frame), fill=_SOFT, font=_font(11), anchor="mt")
+        draw.text((x(frame), bottom + 5), str(frame * clip.every), fill=_SOFT, font=_font(11), anchor="mt")
     draw.text(((left + right) / 2, height - 3), "frame", fill=_SOFT, font=_font(11), anchor="mb")
     for frame in marks:
         draw.line((x(frame), top, x(frame), bottom), fill=_GRID)
     if clip.goal_frame is not None:
-        draw.line((x(clip.goal_frame), top, x(clip.goal_frame), bottom), fill=_SOFT)
-        draw.text((x(clip.goal_frame) - 4, bottom - 4), "goal", fill=_SOFT, font=_font(11), anchor="rb")
+        place = x(clip.goal_frame / clip.every)
+        draw.line((place, top, place, bottom), fill=_SOFT)
+        side = 4 if place < (left + right) / 2 else -4
+        draw.text((place + side, bottom - 4), "goal", fill=_SOFT, font=_font(11), anchor="lb" if side > 0 else "rb")
     end = total if upto is None else upto + 1
     # the pixels have no unit in common with values: only their shape is drawn, on the range of the curve
     spread = np.ptp(clip.pixels) or 1.0
@@ -93,8 +97,8 @@ def chart(clip: ValueClip, width: int, height: int, upto: int | None = None, mar
     for words, colour in (("value", _CURVE), ("heads", _HEADS), ("pixel distance (shape)", _PIXELS)):
         if words == "heads" and len(clip.values) == 1:
             continue
-        draw.line((legend, top + 3, legend + 14, top + 3), fill=colour, width=3)
-        draw.text((legend + 18, top + 3), words, fill=_SOFT, font=_font(11), anchor="lm")
+        draw.line((legend, top - 16, legend + 14, top - 16), fill=colour, width=3)
+        draw.text((legend + 18, top - 16), words, fill=_SOFT, font=_font(11), anchor="lm")
         legend += 28 + draw.textlength(words, font=_font(11))
     return image
 
@@ -114,7 +118,7 @@ def still(clip: ValueClip, title: str) -> np.ndarray:
         left = GAP + column * (side + GAP)
         canvas.paste(_picture(clip.frames[frame], side), (left, HEADER))
         canvas.paste(_picture(hot[column], side), (left, HEADER + side + GAP))
-        words = f"frame {frame}: {clip.values[:, frame].mean():.2f}"
+        words = f"frame {frame * clip.every}: {clip.values[:, frame].mean():.2f}"
         draw.text((left + 2, HEADER + 2 * (side + GAP) + 4), words, fill=_SOFT, font=_font(12), anchor="lt")
     canvas.paste(chart(clip, width, CHART * 3 // 4, marks=shown), (0, height - CHART * 3 // 4))
     return np.asarray(canvas).copy()
