@@ -59,11 +59,15 @@ def goal_values(model, features: torch.Tensor, goal: Goal) -> torch.Tensor:
 def attention_map(model, pixels: torch.Tensor, goal: Goal) -> torch.Tensor:
     """Where the value of each frame looks, by Grad-CAM (arXiv 1610.02391) on the encoder's last feature map.
 
+    For encoders that average the map it is Grad-CAM itself. Those that keep its places (IMPALA) have a slope of their
+    own at each, which is not averaged away (HiResCAM, arXiv 2011.08891). Values are costs, so what lowers them counts
+    as much as what raises them: the magnitude is shown.
+
     Args:
         pixels: (T, 3, S, S) in [0, 1]. goal: one, or one for each frame.
 
     Returns:
-        (T, S, S) in [0, 1], each frame scaled to its own maximum: what raises V there. Zero where nothing does.
+        (T, S, S) in [0, 1], each frame scaled to its own maximum: how much V depends on what is seen there.
     """
     encoder, heads = model.model.encoder, model.value_heads
     pixels = pixels.to(model.device, model.dtype)
@@ -74,7 +78,31 @@ def attention_map(model, pixels: torch.Tensor, goal: Goal) -> torch.Tensor:
         psi = heads.represent_goal(goal.features).detach().expand(-1, len(pixels), -1)
         value = heads.value(heads.represent_state(encoder.pool(maps)), psi, psi).mean(0)
         slope = torch.autograd.grad(value.sum(), maps)[0]
-    weights = slope.mean((-2, -1), keepdim=True)
-    heat = F.relu((weights * maps.detach()).sum(1, keepdim=True))
+    heat = (slope * maps.detach()).sum(1, keepdim=True).abs()
     heat = F.interpolate(heat.float(), size=pixels.shape[-2:], mode="bilinear", align_corners=False)[:, 0]
     return heat / heat.amax((-2, -1), keepdim=True).clamp_min(1e-12)
+
+
+def load_value_model(path, device: str | torch.device | None = None):
+    """(VPTRForValuePrediction, VPTRProcessor) of one folder or Hub repository.
+
+    Raises:
+        InputError: There is none, or it holds another kind of model.
+    """
+    from .modeling.vptr import VPTRConfig, VPTRForValuePrediction
+    from .modeling.vptr.processing_vptr import VPTRProcessor
+
+    try:
+        found, _ = VPTRConfig.get_config_dict(path)
+    except OSError as error:
+        raise InputError(f"model: {path} is neither a folder with a saved model nor on the Hub: {error}") from error
+    kind = (found.get("architectures") or ["?"])[0]
+    if kind != "VPTRForValuePrediction":
+        raise InputError(
+            f"model: {path} holds a {kind}, not a value model (VPTRForValuePrediction). Train one with "
+            "training/pretrain.py --model vptr"
+        )
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = VPTRForValuePrediction.from_pretrained(path).to(device).eval()
+    return model, VPTRProcessor.from_pretrained(path)
