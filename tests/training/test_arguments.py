@@ -120,6 +120,13 @@ def test_python_overrides_are_checked_too():
         load_recipe("vqvae", BASE, {"train.x": 3})
 
 
+LEARNING_RATES = {  # of families whose paper names one
+    "value_pretrain": "[default: 5e-05]",
+    "offline_rl": "[default: 0.0003]",
+    "gr1_pretrain": "[default: 0.00036]",
+}
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_help_groups_every_option_with_its_default(stage):
     text = build_parser(stage).format_help()
@@ -129,6 +136,6 @@ def test_help_groups_every_option_with_its_default(stage):
         f"{stage}:",
         "model: fields of",
         "--learning_rate X",
-        {"value_pretrain": "[default: 5e-05]", "offline_rl": "[default: 0.0003]"}.get(stage, "[default: 0.001]"),
+        LEARNING_RATES.get(stage, "[default: 0.001]"),
     ):
         assert part in text

@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hf_vpdd.training.arguments import DataArguments, Recipe, TrainArguments, VQVAEArguments
+from hf_vpdd.training.arguments import DataArguments, Recipe, TrainArguments
+from hf_vpdd.training.options import VQVAEArguments
 from hf_vpdd.training.loop import Evaluation, Task, train
 
 

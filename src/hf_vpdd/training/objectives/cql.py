@@ -226,6 +226,7 @@ def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, bad: torch.Te
     # all processes see the same gradients, but each its own loss
     bad = bad | ~torch.isfinite(norm) | (~torch.isfinite(loss.detach()) if average is None else False)
     for parameter, gradient in zip(parameters, gradients):
-        parameter.grad = gradient
+        # a transposed gradient (of a batched product) would be read in the wrong order by the fused kernel
+        parameter.grad = gradient.contiguous()
     guarded_step(optimizer, bad)
     return bad, norm
