@@ -1,16 +1,25 @@
-"""Fine-tune a policy on few demonstrations (stage 3 of 3):
+"""Fine-tune a policy on few demonstrations.
+
+VPDD (stage 3 of 3), from the video model of stage 2 (--init_from):
 
     accelerate launch training/finetune.py --config recipes/metaworld_tiny.yaml --episodes_per_task 5
 
-Starts from the video model of stage 2 (--init_from). Arms of the comparison: --from_scratch true;
---objective regression (behaviour cloning); --trunk_lr_multiplier 0 (frozen trunk); --lora true. See --help.
+Arms of the comparison: --from_scratch true; --objective regression (behaviour cloning); --trunk_lr_multiplier 0
+(frozen trunk); --lora true.
+
+GR-1 (stage 2 of 2), from the video model of stage 1, or from any GR-1 policy, e.g. the converted official one:
+
+    accelerate launch training/finetune.py --model gr1 --config recipes/gr1_metaworld_tiny.yaml
+
+See --help (after --model, for that family's options).
 """
 
 import sys
 
-from hf_vpdd.training import run_finetune
-from hf_vpdd.training.scripts import main
+from hf_vpdd.training import run_finetune, run_gr1_finetune
+from hf_vpdd.training.scripts import main_of_family
 
 
 if __name__ == "__main__":
-    sys.exit(main("finetune", run_finetune, __doc__))
+    families = {"vpdd": ("finetune", run_finetune), "gr1": ("gr1_finetune", run_gr1_finetune)}
+    sys.exit(main_of_family(families, __doc__))

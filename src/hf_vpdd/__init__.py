@@ -38,6 +38,11 @@ _HOME = {
     "VPDDProcessor": "modeling.vpdd.processing_vpdd",
     "VPDDVQVAE": "modeling.vqvae.modeling_vqvae",
     "VPDDVQVAEConfig": "modeling.vqvae.configuration_vqvae",
+    "VPTRConfig": "modeling.vptr.configuration_vptr",
+    "VPTRForRobotPolicy": "modeling.vptr.modeling_vptr",
+    "VPTRForValuePrediction": "modeling.vptr.modeling_vptr",
+    "VPTRModel": "modeling.vptr.modeling_vptr",
+    "VPTRProcessor": "modeling.vptr.processing_vptr",
     "save_policy": "saving",
 }
 
@@ -51,6 +56,9 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow the tabl
     from .modeling.vpdd.configuration_vpdd import VPDDConfig
     from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction, VPDDModel
     from .modeling.vpdd.processing_vpdd import VPDDProcessor
+    from .modeling.vptr.configuration_vptr import VPTRConfig
+    from .modeling.vptr.modeling_vptr import VPTRForRobotPolicy, VPTRForValuePrediction, VPTRModel
+    from .modeling.vptr.processing_vptr import VPTRProcessor
     from .modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
     from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
     from .pipelines.pipeline_vpdd import VPDDPipeline

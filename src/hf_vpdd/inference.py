@@ -75,13 +75,19 @@ def check_video_pair(model, processor) -> None:
             ("image size", processor.image_size, config.pixel_size),
         ]
     )
-    text = config.text_config
-    if len(processor.tokenizer) > text.vocab_size or processor.max_instruction_length > text.max_position_embeddings:
+    text, words = config.text_config, processor.tokenizer
+    if (
+        text is not None
+        and words is not None
+        and (len(words) > text.vocab_size or processor.max_instruction_length > text.max_position_embeddings)
+    ):
         raise InputError(
             f"processor and model disagree about the instruction: {len(processor.tokenizer)} kinds of tokens, up to "
             f"{processor.max_instruction_length} of them, for a text tower of {text.vocab_size} and "
             f"{text.max_position_embeddings}. They come from different runs; load both from one folder."
         )
+    if hasattr(processor, "check_model"):  # what only this family can disagree about
+        processor.check_model(config)
 
 
 def _check_agreement(pairs) -> None:
@@ -117,6 +123,16 @@ def check_sampling(
     guidance_scale: float = 1.0,
 ) -> None:
     """Raises an `InputError` for the first option that a model of this `config` cannot be sampled with."""
+    if not hasattr(config, "num_train_timesteps"):
+        _check_one_pass(
+            config.model_type, num_inference_steps=num_inference_steps, video_temperature=video_temperature,
+            sampler=sampler, action_steps=action_steps, guidance_scale=None if guidance_scale == 1 else guidance_scale,
+        )  # fmt: skip
+        if temperature is not None and not getattr(config, "draws_actions", True):
+            raise InputError(f"temperature: a {config.model_type} policy draws nothing at random.")
+        if temperature is not None and not temperature >= 0:
+            raise InputError(f"temperature: must be 0 (greedy) or more, got {temperature}.")
+        return
     check_steps("num_inference_steps", num_inference_steps, config)
     check_steps("action_steps", action_steps, config)
     for name, value in (("temperature", temperature), ("video_temperature", video_temperature)):
@@ -126,6 +142,18 @@ def check_sampling(
     Guide(guidance_scale, config)
     if config.action_objective == "regression" and (sampler or action_steps):
         raise InputError("sampler, action_steps: this policy is behaviour cloning (regression); it has no chain.")
+
+
+def _check_one_pass(model_type: str, **options) -> None:
+    """Raises an `InputError` for an option of denoising that was given to a model without any."""
+    for name, value in options.items():
+        if value is not None:
+            raise InputError(f"{name}: a {model_type} policy answers in one pass; it has no denoising steps.")
+
+
+def imagines(model) -> bool:
+    """Whether the policy can show the future that its actions go with; behaviour cloning cannot."""
+    return getattr(model, "imagines_video", model.config.action_objective == "diffusion")
 
 
 def plan(
@@ -147,7 +175,7 @@ def plan(
     """One batched plan.
 
     Args:
-        inputs: What the processor returned for a batch of observations.
+        inputs: What the processor returned for a batch of observations, or the model's `frame_memory`.
         num_inference_steps: Denoising steps; `None` here and below: the model's own default.
         temperature, video_temperature: Of the action bins and of the video codes; 0 takes the likeliest.
         generator: Of every random draw; or a list, one per observation.
@@ -170,8 +198,10 @@ def plan(
         action_steps,
         1.0 if guidance_scale is None else guidance_scale,
     )
-    if return_video and model.config.action_objective == "regression":
-        raise InputError("return_video: this policy is behaviour cloning (regression); it imagines no future.")
+    if return_video and not imagines(model):
+        raise InputError("return_video: this policy has learned actions alone (regression); it imagines no future.")
+    if not hasattr(model.config, "num_train_timesteps"):
+        _check_one_pass(model.config.model_type, scheduler=scheduler, callback_on_step_end=callback_on_step_end)
     options = {
         "num_inference_steps": num_inference_steps,
         "temperature": temperature,
@@ -185,16 +215,19 @@ def plan(
     }
     if committed_actions is not None:
         options["committed_actions"] = _committed_bins(processor, committed_actions).to(model.device)
-    names = ["pixel_values", "input_ids", "attention_mask"] + (["state"] if model.config.state_dim else [])
-    tensors = model_inputs(model, inputs, names)
+    tensors = model_inputs(model, inputs, policy_inputs(model, processor, inputs))
+    asks_for_video = return_video and hasattr(model, "imagines_video")  # others make it anyway, with the actions
+    if asks_for_video:
+        options["return_video"] = True
     if model.config.action_objective == "diffusion":
         options["action_bin_mask"] = processor.valid_bin_mask.to(model.device)
     output = model.sample_actions(**tensors, **{name: value for name, value in options.items() if value is not None})
     actions = processor.post_process_actions(output.actions, model.config.action_objective)
     video = None
     if return_video:
-        video = side_by_side(processor.post_process_video(model.model.decode_video(output.video_codes)))
-    return Plan(actions=actions, video=video, video_codes=output.video_codes)
+        pixels = output.video if asks_for_video else model.model.decode_video(output.video_codes)
+        video = side_by_side(processor.post_process_video(pixels))
+    return Plan(actions=actions, video=video, video_codes=getattr(output, "video_codes", None))
 
 
 def imagine(
@@ -251,10 +284,29 @@ def model_inputs(model, inputs, names) -> dict[str, torch.Tensor]:
     """The named inputs on the model's device and in its precision; an `InputError` names what is missing."""
     missing = [name for name in names if name not in inputs]
     if missing:
-        what = {"input_ids": "instruction", "attention_mask": "instruction"}.get(missing[0], missing[0])
+        what = {
+            "input_ids": "instruction", "attention_mask": "instruction", "task_ids": "instruction",
+            "goal_pixel_values": "goal",
+        }.get(missing[0], missing[0])  # fmt: skip
         raise InputError(f"{what}: missing; this policy needs it in every observation.")
     tensors = {name: inputs[name].to(model.device) for name in names}
-    return {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    made = _ENCODED.values()  # by the model itself, of the right precision
+    return {
+        name: tensor.to(model.dtype) if tensor.is_floating_point() and name not in made else tensor
+        for name, tensor in tensors.items()
+    }
+
+
+# inputs of `forward` that stand for others, as a `frame_memory` gives them
+_ENCODED = {"pixel_values": "image_tokens", "input_ids": "text_embeds", "attention_mask": "text_embeds"}
+
+
+def policy_inputs(model, processor, inputs) -> list[str]:
+    """Names of the tensors that go to the policy: the processor's, or what stands for them in `inputs`."""
+    names = [name for name in processor.model_input_names if name != "state" or model.config.state_dim]
+    there = [name if name in inputs or _ENCODED.get(name) not in inputs else _ENCODED[name] for name in names]
+    # pixels beside tokens: a forecast takes its brightness from them
+    return list(dict.fromkeys([*there, *(name for name in _ENCODED.values() if name in inputs)]))
 
 
 def _committed_bins(processor, actions) -> torch.Tensor:

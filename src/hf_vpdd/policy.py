@@ -7,7 +7,7 @@ action = policy.select_action({"images": {"corner2": frame}, "state": state, "in
 
 import os
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,8 +35,9 @@ class PolicyOutput:
 class RobotPolicy:
     """Controls one robot or many at once.
 
-    Every environment has its own image history and its own queue of planned actions. `select_action` plans anew only
-    for the environments whose queue is empty, all of them in one batched call of the model.
+    Every environment has its own history and its own queue of planned actions. `select_action` plans anew only for the
+    environments whose queue is empty, all of them in one batched call of the model. A model with a `frame_memory`
+    (GR-1) encodes every frame and every instruction once; call `forget_all` after changing its weights.
 
     Args:
         model: A policy, e.g. `VPDDForRobotPolicy`. It is switched to evaluation mode.
@@ -89,7 +90,8 @@ class RobotPolicy:
         self._seed = seed
         self._generator = make_generator(seed, model.device)
         self._queues: dict[int, deque] = {}
-        self._history: dict[int, deque] = {}
+        self._history: dict[int, deque[_Moment]] = {}
+        self._memory = model.frame_memory(processor) if hasattr(model, "frame_memory") else None
 
     @classmethod
     def from_pretrained(
@@ -126,6 +128,7 @@ class RobotPolicy:
     def to(self, device: str | torch.device) -> "RobotPolicy":
         """Moves the model; a seeded generator starts again from its seed on the new device."""
         self.model.to(device)
+        self.forget_all()
         self._generator = make_generator(self._seed, self.model.device)
         return self
 
@@ -136,23 +139,30 @@ class RobotPolicy:
 
     def reset(self, env_ids: int | Sequence[int] | None = None) -> None:
         """Forgets history and planned actions of these environments; of all, if none are named."""
-        if env_ids is None:
-            self._queues.clear()
-            self._history.clear()
-            self._left.clear()
-            return
-        for env_id in [env_ids] if isinstance(env_ids, int) else env_ids:
+        named = [env_ids] if isinstance(env_ids, int) else env_ids
+        for env_id in [*self._history, *self._queues] if named is None else named:
             self._queues.pop(env_id, None)
-            self._history.pop(env_id, None)
             self._left.pop(env_id, None)
+            if self._history.pop(env_id, None) is not None:
+                self.forget([env_id])
+
+    def forget(self, owners: Iterable[Hashable]) -> None:
+        """Drops what was encoded of the frames of these episodes (see `predict`); harmless where nothing was."""
+        if self._memory is not None:
+            self._memory.forget(owners)
+
+    def forget_all(self) -> None:
+        """Drops whatever was encoded: frames and instructions."""
+        if self._memory is not None:
+            self._memory.clear()
 
     def select_action(self, observations, env_ids: Sequence[int] | None = None) -> np.ndarray:
         """One action per environment. Call it at every environment step.
 
         Args:
             observations: One {"images": {camera: (H,W,3) uint8}, "state": (Ds,), "instruction": str}, or a list with
-                one per environment. Of an environment whose plan is not used up, only the images are read, and these
-                only if the model looks at more than one frame.
+                one per environment. Of an environment whose plan is not used up, only the images (and states, if the
+                model looks back at these too) are read, and these only if the model looks at more than one frame.
             env_ids: Which environments these are (any distinct integers). Default: 0, 1, 2, ...
 
         Returns:
@@ -197,14 +207,19 @@ class RobotPolicy:
 
         Args:
             observations: One observation or a list of them, as in `select_action`. With `history_frames` > 1 an image
-                entry may hold the history, oldest first, (T,H,W,3); what is missing is black.
+                entry may hold the history, oldest first, (T,H,W,3); what is missing is black, or for a processor with
+                `state_history` simply missing, and its state is then (T,Ds). "frame_keys", a list of (episode, step)
+                for each of the T frames, lets a model with a `frame_memory` encode each frame once.
             return_video: Decode the imagined future too.
             generator: Of the random draws of this call, instead of the policy's own. With a list, one per observation,
                 a plan does not depend on which others are made in the same call.
             committed_actions: float (B, n, A) in the robot's units, n < chunk: the plans begin with these.
         """
         batch = [observations] if isinstance(observations, Mapping) else list(observations)
-        inputs = self.processor.process_observations(batch)
+        if self._memory is None:
+            inputs = self.processor.process_observations(batch)
+        else:
+            inputs = self._memory.inputs(batch, with_pixels=return_video)
         generator = self._generator if generator is None else generator
         result = plan(
             self.model,
@@ -219,17 +234,26 @@ class RobotPolicy:
         return PolicyOutput(actions=result.actions.cpu().numpy(), video=video)
 
     def _remember(self, env_id: int, obs: Mapping) -> None:
-        images = self._images(obs)
+        images, state = self._images(obs), None
+        if getattr(self.processor, "state_history", False) and self.processor.state_dim:
+            state = _state(obs)
         span = (self.processor.history_frames - 1) * self.processor.history_stride + 1
-        self._history.setdefault(env_id, deque(maxlen=span)).append(images)
+        moments = self._history.setdefault(env_id, deque(maxlen=span))
+        moments.append(_Moment(moments[-1].step + 1 if moments else 0, images, state))
 
     def _with_history(self, env_id: int, obs: Mapping) -> Mapping:
-        """The observation with, per camera, the list of frames `history_stride` steps apart, oldest first."""
+        """The observation with, per camera, the list of frames `history_stride` steps apart, oldest first; likewise
+        the states where the model looks back at them."""
         if self.processor.history_frames == 1:
             return obs
         newest_first = list(self._history[env_id])[:: -self.processor.history_stride]
         moments = newest_first[::-1][-self.processor.history_frames :]
-        return {**obs, "images": {camera: [m[camera] for m in moments] for camera in moments[-1]}}
+        obs = {**obs, "images": {camera: [m.images[camera] for m in moments] for camera in moments[-1].images}}
+        if moments[-1].state is not None:
+            obs["state"] = np.stack([m.state for m in moments])
+        if self._memory is not None:
+            obs["frame_keys"] = [(env_id, m.step) for m in moments]
+        return obs
 
     def _images(self, obs: Mapping) -> Mapping:
         images = obs.get("images") if isinstance(obs, Mapping) else None
@@ -242,6 +266,23 @@ class RobotPolicy:
             )
         # Copies: many cameras write every frame into the same buffer.
         return {camera: _copy(images[camera]) for camera in self.processor.cameras}
+
+
+@dataclass
+class _Moment:
+    """What an environment showed: step since its reset, camera -> frame, state."""
+
+    step: int
+    images: Mapping
+    state: np.ndarray | None
+
+
+def _state(obs: Mapping) -> np.ndarray:
+    if obs.get("state") is None:
+        raise InputError("state: missing; this policy looks back at the states, so it needs one at every step.")
+    state = obs["state"]
+    state = state.detach().cpu() if isinstance(state, torch.Tensor) else state
+    return np.array(state)  # a copy, as of the images
 
 
 def _copy(image):

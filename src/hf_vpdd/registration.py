@@ -25,6 +25,9 @@ def register() -> None:
     from .modeling.vpdd.configuration_vpdd import VPDDConfig
     from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy
     from .modeling.vpdd.processing_vpdd import VPDDProcessor
+    from .modeling.vptr.configuration_vptr import VPTRConfig
+    from .modeling.vptr.modeling_vptr import VPTRForRobotPolicy
+    from .modeling.vptr.processing_vptr import VPTRProcessor
     from .modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
     from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
     from .pipelines.robot_policy import RobotPolicyPipeline, ShippedModel
@@ -33,11 +36,13 @@ def register() -> None:
         (VPDDVQVAEConfig, VPDDVQVAE),
         (VPDDConfig, VPDDForRobotPolicy),
         (GR1Config, GR1ForRobotPolicy),
+        (VPTRConfig, VPTRForRobotPolicy),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)
     AutoProcessor.register(VPDDConfig, VPDDProcessor, exist_ok=True)
     AutoProcessor.register(GR1Config, GR1Processor, exist_ok=True)
+    AutoProcessor.register(VPTRConfig, VPTRProcessor, exist_ok=True)
     if TASK not in PIPELINE_REGISTRY.supported_tasks:  # a second registration would warn
         PIPELINE_REGISTRY.register_pipeline(
             TASK,

@@ -51,7 +51,7 @@ def save_policy(
     try:
         model.save_pretrained(stage, max_shard_size=max_shard_size)
         processor.save_pretrained(stage)
-        if scheduler is not None:  # GR-1 has none, and therefore no diffusers pipeline
+        if scheduler is not None:  # GR-1 and V-PTR have none, and therefore no diffusers pipeline
             scheduler.save_pretrained(stage)
             (stage / "model_index.json").write_text(
                 json.dumps(model_index(model, scheduler, processor), indent=2, sort_keys=True) + "\n", encoding="utf-8"

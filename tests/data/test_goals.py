@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hf_vpdd.data.goals import GoalBatch, GoalSampler, returns_to_go, sparse_labels
+from hf_vpdd.data.clip_samplers import tcn_frames, vip_frames
+from hf_vpdd.data.goals import GoalBatch, GoalSampler, check_labels, returns_to_go, sparse_labels
+from hf_vpdd.data.instruction_goals import InstructionGoals
 from hf_vpdd.errors import InputError
 
 
@@ -99,3 +101,57 @@ def test_labels_of_the_worked_example():
     np.testing.assert_array_equal(masks, [1] * 7 + [0] * 3)
     expected = [1.3007, 2.3965, 3.5380, 4.7271, 5.9658, 7.2560, 8.6, 10, 10, 10]
     np.testing.assert_allclose(returns_to_go(rewards, masks, 0.96), expected, atol=1e-4)
+
+
+def test_goals_of_chosen_states_and_all_states():
+    sampler = GoalSampler(FROM[::-1], TO[::-1])  # clips in any order
+    states = sampler.all_states()
+    assert states.tolist() == [row for first, to in zip(FROM, TO) for row in range(first, to - 1)]
+    draw = sampler.goals(states, np.random.default_rng(0))
+    assert np.array_equal(draw.state, states) and np.array_equal(draw.next_state, states + 1)
+    clip = sampler.clip_of(states)
+    assert ((FROM[clip] <= states) & (states < TO[clip])).all()
+
+
+def test_goals_in_words_are_reached_at_the_ends_of_their_clips_alone():
+    sampler = InstructionGoals(GoalSampler(FROM, TO), [0, 1, 0, 1, 0])
+    states = np.resize(sampler.sampler.all_states(), 20_000)
+    draw = sampler.goals(states, np.random.default_rng(0))
+    clip = sampler.sampler.clip_of(draw.state)
+    ends = draw.state == TO[clip] - 1
+    assert abs(ends.mean() - 0.2) < 0.01
+    own = draw.intent == sampler.clip_intent[clip]
+    assert own[ends].all() and not draw.intent_mask[ends].any() and draw.intent_mask[~ends].all()
+    assert draw.outcome_is_intent[ends].all() and abs(draw.outcome_is_intent[~ends].mean() - 0.5) < 0.02
+    images = ~draw.outcome_is_intent
+    assert np.array_equal(draw.mask[images] == 0, (draw.state == draw.outcome)[images])
+    assert np.array_equal(draw.mask[~images], draw.intent_mask[~images])
+    assert np.array_equal(draw.next_state, np.where(ends, draw.state, draw.state + 1))
+    assert np.array_equal(draw.reward, -draw.mask) and 0.05 < (~own).mean() < 0.2
+
+
+def test_frames_of_the_compared_objectives():
+    rng = np.random.default_rng(0)
+    first, last = np.resize(FROM, 5000), np.resize(TO - 1, 5000)
+    start, goal, state, following = vip_frames(first, last, rng)
+    assert ((first <= start) & (start <= state) & (state < goal) & (goal <= last)).all()
+    assert np.array_equal(following, state + 1)
+    s0, s1, s2 = tcn_frames(first, last, rng)
+    assert ((first <= s0) & (s0 < s1) & (s1 <= s2) & (s2 <= last)).all()
+    for rows in (start, s0):  # the whole range occurs
+        assert rows[first == FROM[4]].min() == FROM[4] and rows[first == FROM[4]].max() == TO[4] - 2
+
+
+@pytest.mark.parametrize(
+    "rewards, masks, says",
+    [
+        ([-1, 10, 10], [1, 1, 0], "step 1: reward 10 contradicts mask 1"),
+        ([-1, -1, 10], [1, 0, 0], "step 1: reward -1 contradicts mask 0"),
+        ([-1, np.nan], [1, 0], "finite"),
+        ([-1], [1, 0], r"must both be \(T,\)"),
+    ],
+)
+def test_rewards_that_contradict_the_mask(rewards, masks, says):
+    with pytest.raises(InputError, match=says):
+        check_labels(np.array(rewards, np.float32), np.array(masks, np.float32), -1.0)
+    check_labels(*sparse_labels(10), -1.0)

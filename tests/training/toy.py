@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from hf_vpdd.training.arguments import DataArguments, Recipe, TrainArguments, VQVAEArguments
+from hf_vpdd.training.arguments import DataArguments, Recipe, TrainArguments
 from hf_vpdd.training.loop import Evaluation, Task, train
+from hf_vpdd.training.options import VQVAEArguments
 
 
 class ToyTask(Task):

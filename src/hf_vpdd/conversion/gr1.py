@@ -191,6 +191,16 @@ def _checked(
     return {name: tensor.float().contiguous() for name, tensor in convert_tensors(state, renaming.kept).items()}
 
 
+def read_image_tower(path: str | Path, config: GR1Config) -> dict[str, torch.Tensor]:
+    """MAE's ViT from its own file or timm's: the weights of `GR1Model.image_model` under their names there.
+
+    Raises:
+        InputError: Not readable safely, damaged, or another network than `config.vision_config`'s.
+    """
+    tensors = _read_mae(path, config, Report(""))
+    return {name.removeprefix(IMAGE_TOWER): tensor for name, tensor in tensors.items()}
+
+
 def _read_mae(path: str | Path, config: GR1Config, report: Report) -> dict[str, torch.Tensor]:
     path = Path(path)
     if path.is_dir():  # a copy of timm's repository

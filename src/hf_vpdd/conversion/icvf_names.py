@@ -58,7 +58,7 @@ def convert_icvf(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         if ours is None:
             unknown.append(name)
             continue
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = torch.from_numpy(np.array(array))  # a copy: arrays of files are read only
         if name.endswith("/kernel"):
             tensor = tensor.permute(3, 2, 0, 1) if ours.startswith("model.encoder.") else tensor.transpose(-1, -2)
         elif ours.startswith("model.encoder."):

@@ -38,6 +38,7 @@ KINDS = {
         {
             "vpdd": Source("github.com/tinnerhrhe/VPDD: video tokenizer, pre-trained and fine-tuned models", "vpdd"),
             "gr1": Source("github.com/bytedance/GR-1: the CALVIN policies, snapshot_*.pt", "gr1"),
+            "icvf": Source("github.com/dibyaghosh/icvf_release: values from video, Flax msgpack or npz", "icvf"),
         },
     ),
 }

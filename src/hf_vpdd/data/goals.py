@@ -85,7 +85,8 @@ class GoalSampler:
             raise InputError(f"geometric is {geometric}; it is a discount and must lie in (0, 1)")
         if max_distance is not None and max_distance < 1:
             raise InputError(f"max_distance is {max_distance}; it must be at least 1")
-        self.first, last = np.asarray(clip_from, np.int64), np.asarray(clip_to, np.int64) - 1
+        order = np.argsort(np.asarray(clip_from, np.int64), kind="stable")
+        self.first, last = np.asarray(clip_from, np.int64)[order], np.asarray(clip_to, np.int64)[order] - 1
         short = np.flatnonzero(last - self.first < (0 if last_is_state else 1))
         if len(short):
             raise InputError(
@@ -110,10 +111,24 @@ class GoalSampler:
             flat = rng.integers(self._cumulative_states[-1], size=batch)
             clip = np.searchsorted(self._cumulative_states, flat, side="right") - 1
             state = self.first[clip] + flat - self._cumulative_states[clip]
+        return self.goals(state, rng)
+
+    def goals(self, state: np.ndarray, rng: np.random.Generator) -> GoalBatch:
+        """Goals for states that were chosen already, rows (B,) of the clips."""
+        clip = self.clip_of(state)
         intent = self._goal(state, clip, rng, p_random=0.0 if self.intent_same_clip else self.p_random)
         outcome = self._goal(state, clip, rng, p_random=self.p_random)
-        outcome = np.where(rng.random(batch) < self.p_same, intent, outcome)
+        outcome = np.where(rng.random(len(state)) < self.p_same, intent, outcome)
         return GoalBatch(state, state + 1, outcome, intent)
+
+    def clip_of(self, rows: np.ndarray) -> np.ndarray:
+        """The clip of each row, an index into `first` and `last`."""
+        return np.searchsorted(self.first, rows, side="right") - 1
+
+    def all_states(self) -> np.ndarray:
+        """Every row that has a successor, (N,), clip after clip."""
+        clip = np.repeat(np.arange(len(self.first)), self.states)
+        return self.first[clip] + np.arange(len(clip)) - self._cumulative_states[clip]
 
     def _goal(self, state, clip, rng, p_random: float) -> np.ndarray:
         batch, end = len(state), self.last[clip]
@@ -143,6 +158,22 @@ def sparse_labels(
     last `final_steps` steps, each of which is terminal (mask 0), `step_reward` before."""
     final = np.arange(length) >= length - final_steps
     return np.where(final, success_reward, step_reward).astype(np.float32), (~final).astype(np.float32)
+
+
+def check_labels(rewards: np.ndarray, masks: np.ndarray, step_reward: float) -> None:
+    """Raises an `InputError` where rewards and masks (T,) contradict: a step ends the bootstrap (mask 0) exactly where
+    it is rewarded with more than `step_reward`."""
+    if rewards.shape != masks.shape or rewards.ndim != 1:
+        raise InputError(f"rewards {rewards.shape} and masks {masks.shape} must both be (T,)")
+    if not np.isfinite(rewards).all() or not np.isin(masks, (0.0, 1.0)).all():
+        raise InputError("rewards must be finite and masks 0 or 1")
+    wrong = np.flatnonzero((rewards > step_reward) != (masks == 0))
+    if len(wrong):
+        step = int(wrong[0])
+        raise InputError(
+            f"step {step}: reward {rewards[step]:g} contradicts mask {masks[step]:g}. A step rewarded with more than "
+            f"{step_reward:g} has mask 0, every other one mask 1"
+        )
 
 
 def returns_to_go(rewards: np.ndarray, masks: np.ndarray, discount: float) -> np.ndarray:

@@ -12,11 +12,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 from ..errors import InputError
-from ..files import atomic_write_text
+from .frame_cache import CacheKind, cached_rows
 from .frame_store import FrameStore
+
+
+_CODES = CacheKind("codes.npy", "tokens.json", "video codes", "tokenizing")
 
 
 def tokenize(
@@ -63,75 +65,17 @@ def tokenize(
     if cache_dir is None:
         name = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
         cache_dir = store.cache_dir / f"codes-{name}"
-    place = Path(cache_dir)
-    codes_path, about_path = place / "codes.npy", place / "tokens.json"
-    shape = (store.num_frames, *latent_shape)
-    if _count_done(codes_path, about_path, identity) < store.num_frames:
-        from huggingface_hub.utils import WeakFileLock
 
-        place.mkdir(parents=True, exist_ok=True)
-        # Two runs that begin at once would each empty the other's file, and one would vouch for codes that are gone.
-        with WeakFileLock(place / ".lock"):
-            done = _count_done(codes_path, about_path, identity)
-            if done == 0:
-                np.lib.format.open_memmap(codes_path, "w+", np.uint16, shape).flush()
-                atomic_write_text(about_path, json.dumps(identity | {"done": 0}))
-            if done < store.num_frames:
-                _fill(store, encode, codes_path, about_path, identity, done, batch_size, progress)
-    codes = np.load(codes_path, mmap_mode="r")
-    if codes.shape != shape or codes.dtype != np.uint16:
-        raise InputError(f"{codes_path} is {codes.dtype} {codes.shape}, expected uint16 {shape}; remove {place}")
-    return codes
-
-
-def _fill(store, encode, codes_path, about_path, identity, done, batch_size, progress) -> None:
-    shape = tuple(identity["latent_shape"])
-    codes = np.load(codes_path, mmap_mode="r+")
-    hide = None if progress else True
-    with tqdm(total=store.num_frames, initial=done, unit="frame", desc="tokenizing", disable=hide) as bar:
-        saved = done
-        while done < store.num_frames:
-            indices = np.arange(done, min(done + batch_size, store.num_frames))
-            new = np.asarray(encode(store.clips(indices, identity["clip_frames"])))
-            if new.shape != (len(indices), *shape) or new.dtype.kind not in "iu":
-                raise InputError(
-                    f"the tokenizer gave {new.dtype} {new.shape} for {len(indices)} clips; promised were integers "
-                    f"{(len(indices), *shape)}"
-                )
-            if new.min() < 0 or new.max() > np.iinfo(np.uint16).max:
-                raise InputError(f"the tokenizer gave codes {new.min()} to {new.max()}; uint16 holds 0 to 65535")
-            codes[indices[0] : indices[-1] + 1] = new
-            done = int(indices[-1]) + 1
-            bar.update(len(indices))
-            if done - saved >= 32 * batch_size or done == store.num_frames:
-                codes.flush()  # the codes first, then the count that vouches for them
-                atomic_write_text(about_path, json.dumps(identity | {"done": done}))
-                saved = done
-
-
-def _count_done(codes_path: Path, about_path: Path, identity: dict) -> int:
-    """How many frames have codes already."""
-    if not about_path.is_file():
-        return 0
-    about = _read_about(about_path)
-    _refuse_others(about, identity, about_path.parent)
-    return about["done"] if codes_path.is_file() else 0
-
-
-def _read_about(path: Path) -> dict:
-    try:
-        about = json.loads(path.read_text())
-        if isinstance(about, dict) and isinstance(about.get("done"), int):
-            return about
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        pass
-    raise InputError(f"{path} is not a description of video codes; remove {path.parent}")
-
-
-def _refuse_others(about: dict, identity: dict, place: Path) -> None:
-    for name, wanted in identity.items():
-        if about.get(name) != wanted:
+    def make(indices: np.ndarray) -> np.ndarray:
+        new = np.asarray(encode(store.clips(indices, identity["clip_frames"])))
+        if new.shape != (len(indices), *latent_shape) or new.dtype.kind not in "iu":
             raise InputError(
-                f"the video codes in {place} were made with {name} {about.get(name)!r}, needed is {wanted!r}; "
-                "remove that folder or name another cache_dir"
+                f"the tokenizer gave {new.dtype} {new.shape} for {len(indices)} clips; promised were integers "
+                f"{(len(indices), *latent_shape)}"
             )
+        if new.min() < 0 or new.max() > np.iinfo(np.uint16).max:
+            raise InputError(f"the tokenizer gave codes {new.min()} to {new.max()}; uint16 holds 0 to 65535")
+        return new
+
+    shape = (store.num_frames, *latent_shape)
+    return cached_rows(Path(cache_dir), _CODES, identity, shape, np.uint16, make, batch_size, progress)

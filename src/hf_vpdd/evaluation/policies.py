@@ -87,8 +87,9 @@ def load_policy(name: str, **kwargs: Any):
 
 def imagines(policy: Any) -> bool:
     """Whether the policy can show the future that its actions come from; behaviour cloning cannot."""
-    config = getattr(getattr(policy, "model", None), "config", None)
-    return getattr(config, "action_objective", None) == "diffusion"
+    model = getattr(policy, "model", None)
+    config = getattr(model, "config", None)
+    return getattr(model, "imagines_video", getattr(config, "action_objective", None) == "diffusion")
 
 
 def actions_to_run(policy: Any, execute: int | None = None) -> int:
@@ -126,6 +127,7 @@ def view_for(policy: Any, protocol: str = "lean", max_steps: int | None = None) 
         max_steps=max_steps,
         history_frames=int(processor.history_frames),
         history_stride=int(processor.history_stride),
+        state_history=bool(getattr(processor, "state_history", False)),
     )
 
 

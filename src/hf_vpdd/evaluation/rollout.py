@@ -13,6 +13,7 @@ and the number of the plan.
 import dataclasses
 import hashlib
 import inspect
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -50,9 +51,12 @@ class Film:
     frames: np.ndarray | None = None
 
 
+_numbers = itertools.count()
+
+
 @dataclass
 class _Play:
-    """One episode under way, as the parent sees it."""
+    """One episode under way, as the parent sees it. `number`: of all plays of this process."""
 
     episode: Episode
     film: bool
@@ -63,6 +67,7 @@ class _Play:
     left: np.ndarray | None = None  # of the latest plan, what `execute` leaves over; kept for real-time chunking
     plan_ms: float = 0.0
     reward: float = 0.0
+    number: int = field(default_factory=_numbers.__next__)
 
 
 FILM_EVERY = 2  # ticks from one frame of a film to the next
@@ -130,6 +135,7 @@ def rollout(
     execute = actions_to_run(policy, execute)
     replays = simulators.view.simulator.replays
     seeded = not inside and "generator" in inspect.signature(policy.predict).parameters
+    forget = getattr(policy, "forget", None)  # of a policy that keeps what it has encoded
     queue = _Queue(episodes)
     plays: dict[int, _Play] = {}
     ready: list[int] = []
@@ -155,6 +161,8 @@ def rollout(
                 play.actions.append(seen.actions)
             if seen.over:
                 del plays[seat]
+                if forget is not None:
+                    forget([_owner(play)])
                 yield _result(play), _film(play) if play.film else None
                 begin(seat, (play.episode.task, play.episode.scene))
             elif inside:
@@ -180,14 +188,7 @@ def _groups(policy: Any, plays: list[_Play]) -> list[list[_Play]]:
 
 def _plan(policy: Any, plays: list[_Play], execute: int, seed: int, seeded: bool) -> None:
     """One call of the policy for all these episodes; appends to each its next chunk."""
-    observations = [
-        {
-            "images": play.seen.images,
-            "state": play.seen.state,
-            "instruction": play.episode.instruction or play.seen.instruction,
-        }
-        for play in plays
-    ]
+    observations = [_observation(play) for play in plays]
     filmed = any(play.film for play in plays) and imagines(policy)
     began = time.perf_counter()
     options = {"generator": [_generator(play, seed) for play in plays]} if seeded else {}
@@ -210,6 +211,24 @@ def _plan(policy: Any, plays: list[_Play], execute: int, seed: int, seeded: bool
         if play.film and video is not None:
             last = video[index, -1]  # the cameras side by side; a copy: the batch's video would stay in memory
             play.imagined.append(last[:, : last.shape[0]].copy())
+
+
+def _observation(play: _Play) -> dict[str, Any]:
+    seen = play.seen
+    observation = {
+        "images": seen.images,
+        "state": seen.state,
+        "instruction": play.episode.instruction or seen.instruction,
+    }
+    if seen.frame_steps is not None:
+        observation["frame_keys"] = [(_owner(play), step) for step in seen.frame_steps]
+    return observation
+
+
+def _owner(play: _Play) -> tuple[str, int]:
+    """Names the episode to a policy that keeps what it has encoded; no environment of `select_action` has such an
+    id."""
+    return "rollout", play.number
 
 
 def _generator(play: _Play, seed: int):

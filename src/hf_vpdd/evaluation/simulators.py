@@ -43,6 +43,7 @@ class View:
         history_frames: Images per camera and plan, oldest first, this one included.
         history_stride: Steps between two of them: of the environment, or of the simulator on the way between two
             keyframes.
+        state_history: States come with their history too, one for each image.
     """
 
     protocol: str = "lean"
@@ -51,6 +52,7 @@ class View:
     max_steps: int | None = None
     history_frames: int = 1
     history_stride: int = 1
+    state_history: bool = False
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
@@ -71,7 +73,9 @@ class Seen:
         seat: Which.
         images: Camera -> uint8 (H, W, 3), or (T, H, W, 3) of the T <= history_frames images there are yet, oldest
             first, if the view asks for more than one. None when the episode is over.
-        state: float32 (Ds,). None when the episode is over.
+        state: float32 (Ds,), or (T, Ds) if the view asks for it. None when the episode is over.
+        frame_steps: Environment step of each of the T images; None where they come without (no history, or one that
+            the environment keeps).
         steps: Environment steps since the episode began.
         success: It succeeded at some step.
         over: It succeeded, failed, or ran out of steps.
@@ -96,6 +100,7 @@ class Seen:
     instruction: str = ""
     failure: str | None = None
     ticks: int = 0
+    frame_steps: tuple[int, ...] | None = None
 
 
 class Stage:
@@ -197,7 +202,7 @@ class Stage:
             seen.frames = running.film()
             self._leave(seat)
         else:
-            seen.images, seen.state = running.look()
+            seen.images, seen.state, seen.frame_steps = running.look()
         return seen
 
     def _environment(self, task: str, scene: str | None, image_size: int):
@@ -245,16 +250,15 @@ class _Running:
         self._own_history = getattr(env, "keeps_history", False)
         self._film_every, self._frames = film_every, []  # frames of all ticks so far, the first one at the start
         span = (view.history_frames - 1) * view.history_stride + 1
-        self._past: deque[tuple[int, dict[str, np.ndarray]]] = deque(maxlen=span)  # (step, images)
-        self._state: np.ndarray | None = None
+        self._past: deque[tuple[int, dict[str, np.ndarray], np.ndarray]] = deque(maxlen=span)  # (step, images, state)
 
     @property
     def ticks(self) -> int:
         return self.env.ticks if self._own_history else self.steps
 
     def remember(self, observation: dict[str, Any]) -> None:
-        self._past.append((self.steps, observation["images"]))
-        self._state, self.instruction = observation["state"], observation["instruction"]
+        self._past.append((self.steps, observation["images"], observation["state"]))
+        self.instruction = observation["instruction"]
         if self._film_every and not self._frames:
             self._frames.append(self.env.render())
 
@@ -294,12 +298,14 @@ class _Running:
             start = stop
         return reward
 
-    def look(self) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def look(self) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[int, ...] | None]:
+        """Images, state, and the step of each image; see `Seen`."""
         if self.view.history_frames == 1 or self._own_history:
-            return self._past[-1][1], self._state
+            return *self._past[-1][1:], None
         wanted = {self.steps - i * self.view.history_stride for i in range(self.view.history_frames)}
-        images = [images for step, images in self._past if step in wanted]
-        return {camera: np.stack([one[camera] for one in images]) for camera in images[0]}, self._state
+        steps, images, states = zip(*(moment for moment in self._past if moment[0] in wanted))
+        images = {camera: np.stack([one[camera] for one in images]) for camera in images[0]}
+        return images, np.stack(states) if self.view.state_history else states[-1], steps
 
 
 class Simulators:

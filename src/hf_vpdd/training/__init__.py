@@ -1,4 +1,4 @@
-"""Training: recipes, the loop, and the three stages.
+"""Training: recipes, the loop, the three stages of VPDD and the two each of V-PTR and GR-1.
 
 from hf_vpdd.training import load_recipe, run_vqvae, run_pretrain, run_finetune
 run_vqvae(load_recipe("vqvae", "recipes/metaworld_tiny.yaml", {"steps": 200}))
@@ -12,7 +12,11 @@ _HOME = {
     "load_recipe": "arguments",
     "parse_command_line": "arguments",
     "run_finetune": "stages.finetune",
+    "run_gr1_finetune": "stages.gr1_finetune",
+    "run_gr1_pretrain": "stages.gr1_pretrain",
+    "run_offline_rl": "stages.offline_rl",
     "run_pretrain": "stages.pretrain",
+    "run_value_pretrain": "stages.value_pretrain",
     "run_vqvae": "stages.vqvae",
     "train": "loop",
 }

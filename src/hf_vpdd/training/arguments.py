@@ -10,6 +10,10 @@ One YAML describes a whole experiment (see ``recipes/metaworld_tiny.yaml``)::
     pretrain: {train: {...}, data: {...}, model: {...}, ...PretrainArguments}
     finetune: {train: {...}, data: {...}, model: {...}, ...FinetuneArguments}
 
+With ``family: vptr`` the stages are value_pretrain (ValueArguments) and offline_rl (OfflineRLArguments), and model is
+VPTRConfig's; with ``family: gr1`` they are gr1_pretrain and gr1_finetune (Gr1PretrainArguments, Gr1FinetuneArguments),
+and model is GR1Config's.
+
 Later wins: defaults < top-level sections < the stage's own section < overrides. An override is named by its field
 where that is unique (``--learning_rate 1e-4``) or by its path (``--train.learning_rate``, ``--model.hidden_size``).
 Configs of transformers keep unknown keyword arguments without a word, so the keys of ``model`` are held against the
@@ -29,15 +33,18 @@ from typing import Any, Literal
 import yaml
 
 from ..errors import InputError
-from .options import DataArguments, FinetuneArguments, PretrainArguments, TrainArguments, VQVAEArguments
-
-
-STAGES = ("vqvae", "pretrain", "finetune")
-PREVIOUS_STAGE = {"vqvae": None, "pretrain": "vqvae", "finetune": "pretrain"}
-SCRIPTS = {"vqvae": "training/train_vqvae.py", "pretrain": "training/pretrain.py", "finetune": "training/finetune.py"}
-
-
-STAGE_ARGUMENTS = {"vqvae": VQVAEArguments, "pretrain": PretrainArguments, "finetune": FinetuneArguments}
+from .families import (
+    FAMILIES,
+    FAMILY_OF,
+    PREVIOUS_STAGE,
+    SCRIPTS,
+    STAGE_ARGUMENTS,
+    STAGES,
+    TRAIN_DEFAULTS,
+    config_class,
+    set_elsewhere,
+)
+from .options import DataArguments, TrainArguments
 
 
 @dataclass
@@ -50,7 +57,7 @@ class Recipe:
     resume: str
     data: DataArguments
     train: TrainArguments
-    options: Any  # VQVAEArguments | PretrainArguments | FinetuneArguments
+    options: Any  # of the stage, see STAGE_ARGUMENTS
     model: dict[str, Any] = field(default_factory=dict)  # fields of the stage's config that differ from its defaults
 
     def check(self) -> None:
@@ -66,7 +73,8 @@ class Recipe:
             "output_dir": self.output_dir, "init_from": self.init_from, "model": self.model,
             "train": _plain(self.train), **_plain(self.options),
         }  # fmt: skip
-        return {"data": _plain(self.data), self.stage: stage}
+        family = FAMILY_OF[self.stage]
+        return {**({} if family == "vpdd" else {"family": family}), "data": _plain(self.data), self.stage: stage}
 
     def flat(self) -> dict[str, int | float | str | bool]:
         """`section.key -> scalar`, for trackers."""
@@ -77,17 +85,6 @@ class Recipe:
 
 
 # ---------------------------------------------------------------------------------------------------------- reading
-
-
-def config_class(stage: str) -> type:
-    """The config whose fields the `model` section of `stage` may set."""
-    if stage == "vqvae":
-        from ..modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
-
-        return VPDDVQVAEConfig
-    from ..modeling.vpdd.configuration_vpdd import VPDDConfig
-
-    return VPDDConfig
 
 
 def config_fields(cls: type) -> dict[str, dataclasses.Field]:
@@ -104,7 +101,8 @@ def load_recipe(
     """Read, merge and check the recipe of one stage.
 
     Args:
-        stage: vqvae, pretrain or finetune.
+        stage: vqvae, pretrain or finetune of VPDD; value_pretrain or offline_rl of V-PTR; gr1_pretrain or gr1_finetune
+            of GR-1.
         config: a recipe YAML (or the same as a dict); None for defaults only.
         overrides: `{"learning_rate": 1e-4, "model.hidden_size": 64, "output_dir": ...}`, as on the command line.
         more: further overrides, as keyword arguments.
@@ -115,7 +113,11 @@ def load_recipe(
     if stage not in STAGES:
         raise InputError(f"unknown stage {stage!r}: choose one of {', '.join(STAGES)}")
     content, source = _read_config(config)
-    known = {"output_dir", "init_from", "resume", "data", "train", "model", *STAGES}
+    family = recipe_family(content, source)
+    if family != FAMILY_OF[stage] and ("family" in content or family != "vpdd"):
+        stages = ", ".join(FAMILIES[family])
+        raise InputError(f"{source} is of the family {family}, which has {stages}; {stage} is {FAMILY_OF[stage]}'s")
+    known = {"output_dir", "init_from", "resume", "data", "train", "model", "family", *STAGES}
     _refuse_unknown(content, known, source, "")
     own = _section(content, stage, source)
     option_class = STAGE_ARGUMENTS[stage]
@@ -127,11 +129,16 @@ def load_recipe(
         for name, cls in (("data", DataArguments), ("train", TrainArguments)):
             _refuse_unknown(_section(section, name, source), _field_names(cls), source, f"{other}.{name}")
 
-    values: dict[str, dict[str, Any]] = {"data": {}, "train": {}, stage: {}, "model": {}}
+    values: dict[str, dict[str, Any]] = {
+        "data": {},
+        "train": dict(TRAIN_DEFAULTS.get(stage, {})),
+        stage: {},
+        "model": {},
+    }
     for scope in (content, own):
         for name in ("data", "train"):
             values[name].update(_section(scope, name, source))
-    # The top-level `model` describes the VPDD network; the VQ-VAE has its own under `vqvae`.
+    # The top-level `model` describes the family's network; the VQ-VAE has its own under `vqvae`.
     for scope in (own,) if stage == "vqvae" else (content, own):
         _deep_update(values["model"], _section(scope, "model", source))
     values[stage].update({k: v for k, v in own.items() if k not in nested})
@@ -163,6 +170,14 @@ def load_recipe(
     )
     recipe.check()
     return recipe
+
+
+def recipe_family(config: str | Path | dict | None, source: str = "the recipe") -> str:
+    """The family of models a recipe is about: its key `family`, vpdd without one."""
+    family = _read_config(config)[0].get("family", "vpdd")
+    if family not in FAMILIES:
+        raise InputError(f"family of {source} must be one of {', '.join(FAMILIES)}; got {family!r}")
+    return family
 
 
 def parse_command_line(stage: str, argv: list[str] | None = None, description: str | None = None) -> Recipe:
@@ -199,6 +214,8 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
         hints = typing.get_type_hints(cls)
         for f in dataclasses.fields(cls):
             default = f.default_factory() if f.default is dataclasses.MISSING else f.default
+            if section == "train":
+                default = TRAIN_DEFAULTS.get(stage, {}).get(f.name, default)
             shown = "" if default is None or default == [] else f" [default: {_show(default)}]"
             choices = _choices(hints[f.name])
             text = f"{f.metadata['help']}{': ' + ' | '.join(choices) if choices else ''}{shown}".replace("%", "%%")
@@ -214,7 +231,7 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
         f"model: fields of {cls.__name__} (of a sub-config: --model.text_config.hidden_size 64)"
     )
     for f in config_fields(cls).values():
-        if f.name in _SET_ELSEWHERE:
+        if f.name in set_elsewhere(stage):
             continue
         default = None if f.default is dataclasses.MISSING else f.default
         group.add_argument(
@@ -370,19 +387,13 @@ def _check_model_section(stage: str, section: dict, source: str) -> dict[str, An
     _refuse_unknown(
         section, fields, source, f"{stage}.model ({cls.__name__})" if stage == "vqvae" else f"model ({cls.__name__})"
     )
-    for name in set(section) & set(_SET_ELSEWHERE):
-        raise InputError(f"model.{name} is not set here: {_SET_ELSEWHERE[name]}")
+    elsewhere = set_elsewhere(stage)
+    for name in set(section) & set(elsewhere):
+        raise InputError(f"model.{name} is not set here: {elsewhere[name]}")
     for name, sub_class in cls.sub_configs.items():
         if isinstance(section.get(name), dict) and dataclasses.is_dataclass(sub_class):
             _refuse_unknown(section[name], _field_names(sub_class), source, f"model.{name} ({sub_class.__name__})")
     return {key: _number_text(value) for key, value in section.items()}
-
-
-# Fields of VPDDConfig that a stage fills in by itself.
-_SET_ELSEWHERE = {
-    "vqvae_config": "it comes from the trained VQ-VAE (init_from), whose section is vqvae.model",
-    "video_loss_weight": "use the option video_loss_weight of finetune",
-}
 
 
 def _number_text(value: Any) -> Any:

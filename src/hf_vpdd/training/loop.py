@@ -12,7 +12,7 @@ import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -29,72 +29,11 @@ from .checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
 from .ema import Ema
 from .memory_format import to_channels_last
 from .metadata import run_record, write_run_files
-from .optimizer import build_optimizer, set_learning_rate
+from .optimizer import build_optimizer, guarded_step, set_learning_rate
 from .process import SignalFlag, torch_threads
-from .sampling import IndexSampler, step_generator, step_seed
+from .sampling import step_generator, step_seed
 from .schedules import learning_rate_factor
-
-
-@dataclass
-class Evaluation:
-    """Held-out metrics, and pictures as uint8 (H, W, 3)."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    pictures: dict[str, np.ndarray] = field(default_factory=dict)
-
-
-class Task:
-    """What the loop needs to know of a stage. A stage sets the attributes and overrides the methods it needs."""
-
-    model: nn.Module
-    num_samples: int
-    fingerprints: dict[str, str]
-    has_unused_parameters = False  # some trainable parameters get no gradient: DDP has to be told
-    learning_rate_multipliers: dict[str, float] | None = None  # parameter name prefix -> multiplier
-    sample_groups: np.ndarray | None = None  # int (num_samples,), and the share of each group: see IndexSampler
-    group_weights: list[float] | None = None
-
-    def train_mode(self, model: nn.Module) -> None:
-        model.train()
-
-    def batch(self, indices: np.ndarray) -> dict[str, torch.Tensor]:
-        """CPU tensors of the samples `indices`; may run in a thread."""
-        raise NotImplementedError
-
-    def loss(
-        self, model: nn.Module, batch: dict[str, torch.Tensor], generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Scalar loss and detached 0-dim tensors to log. `model` may be wrapped (DDP): call it, not its parts."""
-        raise NotImplementedError
-
-    def evaluate(self, model: nn.Module, generator: torch.Generator, device: torch.device, final: bool) -> Evaluation:
-        return Evaluation()
-
-    def save_model(self, folder: Path, model: nn.Module, final: bool) -> None:
-        """Write what users load. `final` is False inside a checkpoint."""
-        raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        """State besides weights and optimiser that training changes."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        pass
-
-
-class DiffusionTask(Task):
-    """A task whose model draws noise levels by how much each was worth: that history has to outlive a stop."""
-
-    @property
-    def scheduler(self):
-        return self.model.scheduler
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scheduler": self.scheduler.state_dict()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        if "scheduler" in state:  # not in checkpoints of earlier versions
-            self.scheduler.load_state_dict(state["scheduler"])
+from .task import DiffusionTask, Evaluation, Task
 
 
 @dataclass
@@ -144,11 +83,7 @@ class _Run:
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
         self._prepare_model()
-        self.sampler = IndexSampler(
-            task.num_samples, self.args.batch_size, self.args.seed, self.accelerator.process_index,
-            self.accelerator.num_processes, self.args.gradient_accumulation_steps,
-            task.sample_groups, task.group_weights,
-        )  # fmt: skip
+        self.sampler = task.sampler(self.args, self.accelerator.process_index, self.accelerator.num_processes)
         self.step = 0
         self.sums: dict[str, torch.Tensor] = {}
         self.counts: dict[str, int] = {}
@@ -187,9 +122,18 @@ class _Run:
             model.set_attn_implementation("eager")
         if args.compile:
             model.compile()
-        optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
-        self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self.task.on_device(self.device, args)
+        if self.task.own_optimizers:
+            if args.gradient_accumulation_steps > 1:
+                raise InputError(
+                    "train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size"
+                )
+            self.model, self.optimizer = model, None
+            self.parameters = [p for p in model.parameters() if p.requires_grad]
+        else:
+            optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
+            self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
+            self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.ema = None
         if args.ema_decay:
             self.ema = Ema(self.bare_model.parameters(), args.ema_decay, args.ema_every, args.ema_start)
@@ -274,6 +218,10 @@ class _Run:
 
     def _train_step(self, fetch) -> None:
         args, rank = self.args, self.accelerator.process_index
+        if self.task.own_optimizers:
+            torch.manual_seed(step_seed(args.seed, self.step, 0, rank))
+            generator = step_generator(self.device, args.seed, self.step, 0, rank)
+            return self._count_step(self._own_step(fetch(self.step, 0), generator))
         set_learning_rate(self.optimizer, args.learning_rate * learning_rate_factor(self.step, args))
         parts = args.gradient_accumulation_steps
         bad = torch.zeros((), dtype=torch.bool, device=self.device)
@@ -295,7 +243,11 @@ class _Run:
         self.counts["grad_norm"] = self.counts.get("grad_norm", 0) + 1
         # Gradients are averaged over ranks, so their norm is bad on all of them or on none; a loss is not.
         bad = bad | ~torch.isfinite(norm) if self.accelerator.num_processes == 1 else ~torch.isfinite(norm)
-        self._optimizer_step(bad)
+        self.task.before_update(self.bare_model)
+        guarded_step(self.optimizer, bad)
+        self._count_step(bad)
+
+    def _count_step(self, bad: torch.Tensor) -> None:
         self.skipped = self.skipped + bad
         self.in_a_row = (self.in_a_row + 1) * bad
         self.worst_row = torch.maximum(self.worst_row, self.in_a_row)
@@ -303,15 +255,21 @@ class _Run:
         if self.ema is not None:
             self.ema.update(self.step + 1)
 
-    def _optimizer_step(self, bad: torch.Tensor) -> None:
-        inner = getattr(self.optimizer, "optimizer", self.optimizer)
-        if inner.defaults.get("fused"):
-            # The fused kernel leaves weights, moments and step count alone when found_inf is 1 (made for GradScaler).
-            inner.grad_scale, inner.found_inf = None, bad.float()
-            self.optimizer.step()
-        elif not bool(bad):
-            self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+    def _own_step(self, batch: dict[str, torch.Tensor], generator: torch.Generator) -> torch.Tensor:
+        """A step that the task takes by itself; returns whether it was not finite."""
+        factor = learning_rate_factor(self.step, self.args)
+        with self.accelerator.autocast():
+            logs, bad = self.task.step(batch, generator, factor, self._average)
+        for name, value in logs.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.float()
+            self.counts[name] = self.counts.get(name, 0) + 1
+        return bad
+
+    def _average(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        """The mean over all processes."""
+        if self.accelerator.num_processes == 1:
+            return gradients
+        return [self.accelerator.reduce(gradient, "mean") for gradient in gradients]
 
     # ------------------------------------------------------------------------------------------ logs and evaluation
 
@@ -359,6 +317,7 @@ class _Run:
             self._write_metrics({**values, "cpu_seconds": round(self.cpu_seconds, 3)})
         if worst >= self.args.max_nonfinite:
             self._stop_nonfinite(worst)
+        self.task.check({name.removeprefix("train/"): value for name, value in values.items()})
         postfix = {"loss": f"{values['train/loss']:.4f}", "samples/s": f"{rate:.0f}"}
         return {**postfix, "skipped": str(skipped)} if skipped else postfix
 
@@ -410,7 +369,7 @@ class _Run:
             state = {
                 "model": self.bare_model.state_dict(),
                 "ema": self.ema.state_dict() if self.ema else None,
-                "optimizer": self.optimizer.state_dict(),
+                "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
                 "task": self.task.state_dict(),
                 "sums": self.sums, "counts": self.counts, "cpu_seconds": self.cpu_seconds,
                 "skipped": [self.skipped, self.in_a_row, self.worst_row, self.last_skipped],
@@ -436,7 +395,8 @@ class _Run:
         self.step, state = loaded
         # state_dict to state_dict of the same class: no key renaming of from_pretrained in between.
         self.bare_model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        if self.optimizer is not None:
+            self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
         self.task.load_state_dict(state["task"])
@@ -471,4 +431,4 @@ class _Run:
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
 
-__all__ = ["Evaluation", "Task", "Terminated", "TrainArguments", "TrainResult", "train"]
+__all__ = ["DiffusionTask", "Evaluation", "Task", "Terminated", "TrainArguments", "TrainResult", "train"]

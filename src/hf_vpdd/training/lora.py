@@ -1,4 +1,4 @@
-"""Low-rank adapters on the video trunk, with the action head trained whole (peft)."""
+"""Low-rank adapters on the trunk, with the action head (and what else is new) trained whole (peft)."""
 
 import copy
 import re
@@ -7,32 +7,39 @@ from collections.abc import Callable
 from pathlib import Path
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError
-from .arguments import FinetuneArguments
 
 
 # All linear layers of the trunk. A regular expression, since suffix lists would also hit the frozen towers.
 DEFAULT_TARGETS = r"model\.trunk\..*"
 
 
-def add_lora(policy: nn.Module, options: FinetuneArguments) -> nn.Module:
-    """The policy as a `PeftModel`: everything frozen but the adapters and `lora_modules_to_save`."""
+def add_lora(policy: nn.Module, options) -> nn.Module:
+    """The policy as a `PeftModel`: everything frozen but the adapters and `lora_modules_to_save`.
+
+    Args:
+        options: The `lora_*` options of a stage.
+    """
     try:
         from peft import LoraConfig, get_peft_model
     except ImportError as error:
         raise InputError("--lora needs peft: pip install hf-vpdd[lora]") from error
     pattern = options.lora_target_modules or getattr(policy, "_lora_target_modules", None) or DEFAULT_TARGETS
-    targets = [name for name, m in policy.named_modules() if isinstance(m, nn.Linear) and re.fullmatch(pattern, name)]
+    linear = {name: type(m) for name, m in policy.named_modules() if isinstance(m, (nn.Linear, Conv1D))}
+    targets = [name for name in linear if re.fullmatch(pattern, name)]
     if not targets:
         raise InputError(f"lora_target_modules {pattern!r} matches no linear layer of the model")
     known = [name for name, _ in policy.named_children()]
+    inside = [name for name, _ in policy.named_modules()]
     for name in options.lora_modules_to_save:
-        if name not in known:
+        if not any(one == name or one.endswith("." + name) for one in inside):
             raise InputError(f"lora_modules_to_save: {name!r} is no part of the model; it has: {', '.join(known)}")
     config = LoraConfig(
         r=options.lora_r, lora_alpha=options.lora_alpha, lora_dropout=options.lora_dropout, target_modules=targets,
         modules_to_save=options.lora_modules_to_save or None,
+        fan_in_fan_out=all(linear[name] is Conv1D for name in targets),  # GPT-2's layers keep their weights (in, out)
     )  # fmt: skip
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*")  # peft's own use of an old name

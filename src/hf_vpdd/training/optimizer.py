@@ -47,3 +47,15 @@ def build_optimizer(
 def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     for group in optimizer.param_groups:
         group["lr"] = learning_rate * group["lr_multiplier"]
+
+
+def guarded_step(optimizer: torch.optim.Optimizer, bad: torch.Tensor) -> None:
+    """One step unless `bad` (0-dim bool, on the device) says that the gradients are not to be used; clears them."""
+    inner = getattr(optimizer, "optimizer", optimizer)  # as it is, or wrapped by accelerate
+    if inner.defaults.get("fused"):
+        # The fused kernel leaves weights, moments and step count alone when found_inf is 1 (made for GradScaler).
+        inner.grad_scale, inner.found_inf = None, bad.float()
+        optimizer.step()
+    elif not bool(bad):
+        optimizer.step()
+    optimizer.zero_grad(set_to_none=True)

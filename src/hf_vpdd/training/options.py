@@ -3,19 +3,15 @@
 `DataArguments` and `TrainArguments` are shared by all stages; each stage has a class of its own besides.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import yaml
 
 from ..errors import InputError
-
-
-def _arg(default: Any, text: str) -> Any:
-    """A dataclass field with its help line (units and range included)."""
-    if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+from .fields import arg as _arg
+from .fields import check_fraction as _check_fraction
+from .fields import check_min as _check_min
 
 
 @dataclass
@@ -281,14 +277,3 @@ def _camera_value(value: Any, nested: bool = False) -> str | list[str] | dict:
     elif isinstance(value, dict) and value and not nested:
         return {str(root): _camera_value(cameras, nested=True) for root, cameras in value.items()}
     raise InputError(f"data.camera must be a name, a list of names, or {{root: name or names}}; got {value!r}")
-
-
-def _check_min(arguments: Any, where: str, **least: float) -> None:
-    for name, bound in least.items():
-        if getattr(arguments, name) < bound:
-            raise InputError(f"{where}.{name} must be at least {bound}, got {getattr(arguments, name)}")
-
-
-def _check_fraction(arguments: Any, where: str, name: str) -> None:
-    if not 0 <= getattr(arguments, name) <= 1:
-        raise InputError(f"{where}.{name} must lie in [0, 1], got {getattr(arguments, name)}")

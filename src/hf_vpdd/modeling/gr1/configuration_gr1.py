@@ -181,6 +181,16 @@ class GR1Config(PreTrainedConfig):
         return self.action_dim - int(self.binary_gripper_action)
 
     @property
+    def has_text_tower(self) -> bool:
+        """Always: instructions are sentences."""
+        return True
+
+    @property
+    def draws_actions(self) -> bool:
+        """Whether actions are drawn at random, so that a temperature means something. Never."""
+        return False
+
+    @property
     def action_objective(self) -> str:
         """Always "regression": actions are numbers, drawn in one pass."""
         return "regression"

@@ -60,9 +60,9 @@ class ActionQueries(nn.Module):
         if self.chunk is not None:
             init.zeros_(self.chunk)
 
-    def forward(self) -> torch.Tensor:
-        """(chunk, size)."""
-        return self.base if self.chunk is None else self.base + self.chunk
+    def forward(self, like: torch.Tensor) -> torch.Tensor:
+        """(chunk, size), in the dtype of `like`. (An argument, since adapters wrap nothing that takes none.)"""
+        return (self.base if self.chunk is None else self.base + self.chunk).to(like.dtype)
 
 
 class ActionHead(nn.Module):

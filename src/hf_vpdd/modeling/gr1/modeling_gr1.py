@@ -18,7 +18,9 @@ from transformers import initialization as init
 from .configuration_gr1 import GR1Config
 from .embeddings import ActionHead, ActionQueries, StateEmbedding, ViewEmbedding
 from .frame_decoder import FrameDecoder, patch_statistics, patchify, unpatchify
+from .frame_memory import GR1FrameMemory
 from .losses import arm_loss, gripper_loss, video_losses
+from .newest_step import newest_frames, newest_step
 from .outputs import GR1ModelOutput, GR1Output, GR1SampleOutput
 from .resampler import PerceiverResampler
 from .tokens import StepLayout
@@ -171,6 +173,38 @@ class GR1Model(GR1PreTrainedModel):
         unit = text_embeds / (text_embeds.norm(dim=-1, keepdim=True) + 1e-6)
         return self.language_embed(unit.to(self.language_embed.weight.dtype))
 
+    def tokens_of_frames(self, pixel_values=None, image_features=None, image_tokens=None) -> torch.Tensor:
+        """The first of tokens, features and pixels that is given -> tokens, see `embed_images`."""
+        if image_tokens is None:
+            if image_features is None:
+                if pixel_values is None:
+                    raise ValueError("frames are needed: give pixel_values, image_features or image_tokens")
+                image_features = self.encode_images(pixel_values)
+            image_tokens = self.embed_images(image_features.to(self.resampler.latents.dtype))
+        return image_tokens
+
+    def feature_of_text(self, input_ids=None, attention_mask=None, text_embeds=None) -> torch.Tensor:
+        """`text_embeds` if given, else what `encode_text` makes of the instruction."""
+        if text_embeds is None:
+            if input_ids is None:
+                raise ValueError("an instruction is needed: give input_ids (see the processor) or text_embeds")
+            text_embeds = self.encode_text(input_ids, attention_mask)
+        return text_embeds
+
+    def observation_tokens(
+        self, image_tokens: torch.Tensor, text_embeds: torch.Tensor, state: torch.Tensor | None
+    ) -> torch.Tensor:
+        """The real tokens of a window with the embedding of their step, before the norm: (B, T, StepLayout.real,
+        hidden). Shapes in: as in `forward`."""
+        batch, views, steps = image_tokens.shape[:3]
+        self._check(views, steps, state, batch)
+        language = self.embed_text(text_embeds)[:, None, None].expand(-1, steps, -1, -1)
+        parts = [language]
+        if state is not None:
+            parts.append(self.state_embed(state.to(language.dtype))[:, :, None])
+        parts.append(image_tokens.to(language.dtype).transpose(1, 2).flatten(2, 3))
+        return torch.cat(parts, dim=2) + self.timestep_embed.weight[:steps, None]
+
     def layout(self, views: int, state: bool, with_actions: bool, with_frames: bool) -> StepLayout:
         """The tokens of a step."""
         config = self.config
@@ -206,30 +240,16 @@ class GR1Model(GR1PreTrainedModel):
             ValueError: a window, a state or views of another size than configured, or an input is missing.
         """
         # 1. what was seen and said
-        if image_tokens is None:
-            if image_features is None:
-                if pixel_values is None:
-                    raise ValueError("frames are needed: give pixel_values, image_features or image_tokens")
-                image_features = self.encode_images(pixel_values)
-            image_tokens = self.embed_images(image_features.to(self.resampler.latents.dtype))
-        if text_embeds is None:
-            if input_ids is None:
-                raise ValueError("an instruction is needed: give input_ids (see the processor) or text_embeds")
-            text_embeds = self.encode_text(input_ids, attention_mask)
-        batch, views, steps = image_tokens.shape[:3]
-        self._check(views, steps, state, batch)
+        image_tokens = self.tokens_of_frames(pixel_values, image_features, image_tokens)
+        text_embeds = self.feature_of_text(input_ids, attention_mask, text_embeds)
 
         # 2. the real tokens of every step
-        language = self.embed_text(text_embeds)[:, None, None].expand(-1, steps, -1, -1)
-        parts = [language]
-        if state is not None:
-            parts.append(self.state_embed(state.to(language.dtype))[:, :, None])
-        parts.append(image_tokens.to(language.dtype).transpose(1, 2).flatten(2, 3))
-        tokens = torch.cat(parts, dim=2) + self.timestep_embed.weight[:steps, None]
+        tokens = self.observation_tokens(image_tokens, text_embeds, state)
+        batch, steps, views = *tokens.shape[:2], image_tokens.shape[1]
 
         # 3. the queries, which get no timestep
         layout = self.layout(views, state is not None, with_actions, with_frames)
-        queries = [self.action_queries()] if with_actions else []
+        queries = [self.action_queries(tokens)] if with_actions else []
         if layout.frames:
             queries += [view.queries.weight for view in self.views[:views]]
         queries = [query.expand(batch, steps, -1, -1) for query in queries]
@@ -324,6 +344,12 @@ class GR1ForVideoPrediction(GR1PreTrainedModel):
 class GR1ForRobotPolicy(GR1PreTrainedModel):
     """The policy: actions and future frames from the same trunk. The actions do not depend on the frame head."""
 
+    imagines_video = True  # for controllers: `sample_actions(return_video=True)` gives a future
+
+    def frame_memory(self, processor) -> GR1FrameMemory:
+        """For controllers: what encodes every frame and every instruction once."""
+        return GR1FrameMemory(self, processor)
+
     def __init__(self, config: GR1Config):
         super().__init__(config)
         self.model = GR1Model(config)
@@ -401,36 +427,28 @@ class GR1ForRobotPolicy(GR1PreTrainedModel):
         return_video: bool = False,
         generator: torch.Generator | None = None,
     ) -> GR1SampleOutput:
-        """The action, or chunk of actions, of the newest step of every window.
+        """The action, or chunk of actions, of the newest step of every window; only its queries are asked.
 
         Args:
-            return_video: Also forecast the frame `predict_ahead` steps after the newest; needs pixel_values.
+            return_video: Also forecast the frame `predict_ahead` steps after the newest. It needs pixel_values: of the
+                window, or (B, V, 1, 3, H, W), only its newest frame.
             generator: Of random draws. There are none: GR-1 answers the same question the same way.
             The rest as in [`GR1Model.forward`].
         """
         if return_video and pixel_values is None:
             raise ValueError("return_video needs pixel_values: brightness and contrast come from the newest frame")
-        output = self(
-            pixel_values=pixel_values,
-            image_features=image_features,
-            image_tokens=image_tokens,
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            text_embeds=text_embeds,
-            state=state,
-            step_mask=step_mask,
-            predict_video=return_video,
-        )
-        batch, steps = output.arm_actions.shape[:2]
-        rows = torch.arange(batch, device=output.arm_actions.device)
-        newest = rows.new_full((batch,), steps - 1) if step_mask is None else step_mask.long().sum(1) - 1
-        actions = output.arm_actions[rows, newest]
-        if output.gripper_logits is not None:
-            actions = torch.cat((actions, output.gripper_logits[rows, newest].sigmoid()[..., None]), dim=-1)
+        self._check_observation(pixel_values, image_features, image_tokens, state)
+        image_tokens = self.model.tokens_of_frames(pixel_values, image_features, image_tokens)
+        text_embeds = self.model.feature_of_text(input_ids, attention_mask, text_embeds)
+        hidden, frames = newest_step(self.model, image_tokens, text_embeds, state, step_mask, return_video)
+        arm, gripper = self.action_head(hidden)
+        actions = arm.float()
+        if gripper is not None:
+            actions = torch.cat((actions, gripper.float().sigmoid()), dim=-1)
         video = None
         if return_video:
-            patches = output.frame_patches[rows, :, newest]
-            video = self.frames_from_patches(patches, pixel_values[rows, :, newest])[:, :, None]
+            reference = newest_frames(pixel_values, image_tokens.shape[2], step_mask)
+            video = self.frames_from_patches(self.frame_decoder(frames[:, :, None]), reference)
         return GR1SampleOutput(actions=actions, video=video)
 
     def _check_observation(self, pixel_values, image_features, image_tokens, state) -> None:

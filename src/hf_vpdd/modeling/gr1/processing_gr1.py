@@ -110,6 +110,8 @@ class GR1Processor(ProcessorMixin):
                     f"{name}_stats: of {len(next(iter(stats.values())))} dimensions, but {name}_dim is {size}."
                 )
 
+    state_history = True  # for controllers: a window has a state for every frame, not only for the newest
+
     # ---- what the processor knows about the robot -------------------------------------------------------------------
 
     @property
@@ -201,9 +203,11 @@ class GR1Processor(ProcessorMixin):
         batched = isinstance(images, (list, tuple)) and bool(images) and isinstance(images[0], Mapping)
         windows = list(images) if batched else [images]
         size = len(windows)
-        pixels = [self._window(window, f"images[{i}]" if batched else "images") for i, window in enumerate(windows)]
+        pixels = [
+            self.process_window(window, f"images[{i}]" if batched else "images") for i, window in enumerate(windows)
+        ]
         lengths = [window.shape[1] for window in pixels]
-        data = {"pixel_values": _pad_steps(pixels, dim=1)}
+        data = {"pixel_values": self.pad_steps(pixels, dim=1)}
         data["step_mask"] = torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]
 
         if instruction is not None:
@@ -215,11 +219,11 @@ class GR1Processor(ProcessorMixin):
             data.update(self.tokenize_instructions(list(sentences)))
         if state is not None:
             rows = self._rows_of(state, "state", batched, lengths, (self.state_dim,))
-            data["state"] = _pad_steps([self.normalize_state(row) for row in rows])
+            data["state"] = self.pad_steps([self.normalize_state(row) for row in rows])
         if actions is not None:
             shape = (self.chunk_size, self.action_dim)
             rows = self._rows_of(actions, "actions", batched, lengths, shape)
-            data["actions"] = _pad_steps([self.normalize_actions(row) for row in rows])
+            data["actions"] = self.pad_steps([self.normalize_actions(row) for row in rows])
         return BatchFeature(data, tensor_type=return_tensors)
 
     def process_observations(self, observations: Sequence[Mapping], return_tensors: str = "pt") -> BatchFeature:
@@ -227,6 +231,16 @@ class GR1Processor(ProcessorMixin):
 
         Frames and states may be windows, as in `__call__`.
         """
+        self.check_observations(observations)
+        return self(
+            images=[self._as_cameras(obs["images"]) for obs in observations],
+            instruction=[obs["instruction"] for obs in observations],
+            state=[obs["state"] for obs in observations] if self.state_dim else None,
+            return_tensors=return_tensors,
+        )
+
+    def check_observations(self, observations: Sequence[Mapping]) -> None:
+        """Raises an `InputError` that names the first observation without images, instruction or state."""
         for i, obs in enumerate(observations):
             if not isinstance(obs, Mapping) or "images" not in obs or "instruction" not in obs:
                 has = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
@@ -237,18 +251,50 @@ class GR1Processor(ProcessorMixin):
                 raise InputError(f"observation {i}: 'state' is missing; this model takes {self.state_dim} numbers.")
         if not observations:
             raise InputError("observations: the list is empty.")
-        return self(
-            images=[self._as_cameras(obs["images"]) for obs in observations],
-            instruction=[obs["instruction"] for obs in observations],
-            state=[obs["state"] for obs in observations] if self.state_dim else None,
-            return_tensors=return_tensors,
-        )
+
+    # ---- the parts of it, for a controller that has encoded some frames before --------------------------------------
+
+    def frames_of_cameras(self, images, where: str = "images") -> dict[str, list]:
+        """Images of one observation -> camera -> list of its T frames, oldest first, as they came."""
+        images = self._check_cameras(images, where)
+        frames = {}
+        for camera in self.cameras:
+            given = images[camera]
+            listed = isinstance(given, (list, tuple))
+            frames[camera] = list(given) if listed or getattr(given, "ndim", 3) == 4 else [given]
+        self._check_lengths({camera: len(given) for camera, given in frames.items()}, where)
+        return frames
+
+    def process_window(self, images, where: str = "images") -> torch.Tensor:
+        """{camera: frames}, T of each -> pixel_values (V, T, 3, S, S)."""
+        images = self._check_cameras(images, where)
+        frames = {
+            camera: self.image_processor.frames_to_uint8(images[camera], f"{where}[{camera!r}]")
+            for camera in self.cameras
+        }
+        self._check_lengths({camera: len(given) for camera, given in frames.items()}, where)
+        return torch.stack([self.image_processor.to_pixels(given) for given in frames.values()])
+
+    def state_windows(self, states: Sequence, lengths: Sequence[int]) -> torch.Tensor:
+        """States of every window, (T, Ds) each, T as in `lengths` -> (B, longest, Ds), zeros at the end."""
+        rows = self._rows_of(states, "state", True, list(lengths), (self.state_dim,))
+        return self.pad_steps([self.normalize_state(row) for row in rows])
+
+    @staticmethod
+    def pad_steps(windows: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
+        """Windows of different length -> one batch, zeros at the end of dimension `dim`."""
+        longest = max(window.shape[dim] for window in windows)
+        if all(window.shape[dim] == longest for window in windows):
+            return torch.stack(windows)
+        batch = windows[0].new_zeros(len(windows), *windows[0].shape[:dim], longest, *windows[0].shape[dim + 1 :])
+        for row, window in zip(batch, windows):
+            row.narrow(dim, 0, window.shape[dim]).copy_(window)
+        return batch
 
     def _as_cameras(self, images) -> Mapping:
         return images if isinstance(images, Mapping) or len(self.cameras) > 1 else {self.cameras[0]: images}
 
-    def _window(self, images, where: str) -> torch.Tensor:
-        """{camera: frames} -> (V, T, 3, S, S)."""
+    def _check_cameras(self, images, where: str) -> Mapping:
         images = self._as_cameras(images)
         if not isinstance(images, Mapping):
             raise InputError(
@@ -263,17 +309,20 @@ class GR1Processor(ProcessorMixin):
         unknown = [camera for camera in images if camera not in self.cameras]
         if unknown:
             raise InputError(f"{where}: unknown camera {unknown[0]!r}; the model was trained with {self.cameras}.")
-        views = []
-        for camera in self.cameras:
-            frames = self.image_processor.frames_to_uint8(images[camera], f"{where}[{camera!r}]")
-            if len(frames) > self.history_frames or (views and len(frames) != len(views[0])):
-                expected = f"{len(views[0])}, as camera {self.cameras[0]!r} has" if views else self.history_frames
+        return images
+
+    def _check_lengths(self, lengths: Mapping[str, int], where: str) -> None:
+        for camera, length in lengths.items():
+            if length > self.history_frames:
                 raise InputError(
-                    f"{where}[{camera!r}]: {len(frames)} frames given, expected "
-                    f"{expected if views else f'at most {expected}, the newest ({self.history_stride} steps apart)'}."
+                    f"{where}[{camera!r}]: {length} frames given, expected at most {self.history_frames}, the newest "
+                    f"({self.history_stride} steps apart)."
                 )
-            views.append(self.image_processor.to_pixels(frames))
-        return torch.stack(views)
+            if length != lengths[self.cameras[0]]:
+                raise InputError(
+                    f"{where}[{camera!r}]: {length} frames given, expected {lengths[self.cameras[0]]}, as camera "
+                    f"{self.cameras[0]!r} has."
+                )
 
     def _rows_of(self, values, name: str, batched: bool, lengths: list[int], shape: tuple[int, ...]):
         """States or actions of every window as float32 (T, *shape)."""
@@ -386,6 +435,11 @@ class GR1Processor(ProcessorMixin):
         """(..., 3, H, W), normalised as `pixel_values` are -> uint8 (..., H, W, 3), same device."""
         return self.image_processor.to_bytes(pixels)
 
+    def gripper_range(self) -> tuple[float, float]:
+        """Values of the closed and of the open gripper in an action, in the robot's units."""
+        low, high = self._gripper_range("action_stats", "cpu")
+        return float(low), float(high)
+
     # ---- private ----------------------------------------------------------------------------------------------------
 
     def _check_size(self, values: torch.Tensor, name: str, size: int) -> None:
@@ -414,17 +468,6 @@ def _rows(values, name: str) -> np.ndarray:
     if rows.ndim != 2 or 0 in rows.shape or not np.isfinite(rows).all():
         raise InputError(f"{name}: expected finite numbers (N, D) to take statistics of, got {rows.shape}.")
     return rows
-
-
-def _pad_steps(windows: list[torch.Tensor], dim: int = 0) -> torch.Tensor:
-    """Windows of different length -> one batch, zeros at the end of dimension `dim`."""
-    longest = max(window.shape[dim] for window in windows)
-    if all(window.shape[dim] == longest for window in windows):
-        return torch.stack(windows)
-    batch = windows[0].new_zeros(len(windows), *windows[0].shape[:dim], longest, *windows[0].shape[dim + 1 :])
-    for row, window in zip(batch, windows):
-        row.narrow(dim, 0, window.shape[dim]).copy_(window)
-    return batch
 
 
 def _check_range(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, first: int = 0) -> None:

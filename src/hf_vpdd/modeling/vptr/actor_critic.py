@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .configuration_vptr import VPTRConfig
-from .ensemble import EnsembleLinear
+from .ensemble import EnsembleLinear, OwnInitLinear
 
 
 class Bottleneck(nn.Module):
@@ -16,7 +16,7 @@ class Bottleneck(nn.Module):
 
     def __init__(self, config: VPTRConfig):
         super().__init__()
-        self.dense = nn.Linear(config.feature_size, config.latent_size)
+        self.dense = OwnInitLinear(config.feature_size, config.latent_size)
         self.norm = nn.LayerNorm(config.latent_size, eps=1e-6)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -55,7 +55,7 @@ class Critics(nn.Module):
         refed = torch.cat((actions, embedding), dim=-1).expand(len(self.out.weight), -1, -1)
         for layer in self.layers:
             hidden = torch.cat((F.relu(layer(hidden)), refed), dim=-1)
-        values = self.out(hidden).squeeze(-1)
+        values = self.out(hidden).squeeze(-1).float()
         return values.unflatten(1, (batch, -1)) if several else values
 
 
@@ -101,9 +101,9 @@ class Actor(nn.Module):
         super().__init__()
         self.log_std_range = float(config.log_std_min), float(config.log_std_max)
         widths = [config.latent_size + config.state_dim + condition_size, *config.policy_hidden_sizes]
-        self.layers = nn.ModuleList(nn.Linear(i, o) for i, o in zip(widths, widths[1:]))
-        self.mean = nn.Linear(widths[-1], config.action_dim)
-        self.log_std = nn.Linear(widths[-1], config.action_dim)
+        self.layers = nn.ModuleList(OwnInitLinear(i, o, gain=math.sqrt(2)) for i, o in zip(widths, widths[1:]))
+        self.mean = OwnInitLinear(widths[-1], config.action_dim, gain=0.01)
+        self.log_std = OwnInitLinear(widths[-1], config.action_dim, gain=0.01)
 
     def forward(
         self, embedding: torch.Tensor, state: torch.Tensor | None, condition: torch.Tensor | None
@@ -112,4 +112,6 @@ class Actor(nn.Module):
         hidden = torch.cat([part for part in (embedding, state, condition) if part is not None], dim=-1)
         for layer in self.layers:
             hidden = F.relu(layer(hidden))
-        return SquashedGaussian(self.mean(hidden), self.log_std(hidden).clamp(*self.log_std_range).exp())
+        # densities are differences of large numbers: float32 under autocast too
+        mean, log_std = self.mean(hidden).float(), self.log_std(hidden).float()
+        return SquashedGaussian(mean, log_std.clamp(*self.log_std_range).exp())

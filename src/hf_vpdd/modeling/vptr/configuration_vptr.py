@@ -6,7 +6,8 @@ from transformers.configuration_utils import SubConfigSpec
 
 
 ENCODERS = ("bit", "impala", "backbone")
-VALUE_HEADS = ("multilinear", "monolithic")
+VALUE_HEADS = ("multilinear", "monolithic", "distance")
+OBJECTIVES = ("icvf", "vip", "tcn")
 INTENTS = ("image", "text")
 CONDITIONS = ("task", "text", "goal_image", "none")
 
@@ -34,7 +35,10 @@ class VPTRConfig(PreTrainedConfig):
         impala_widths (`list[int]`, defaults to `[16, 32, 32]`): Channels of `"impala"`'s stacks.
             impala_blocks (`int`, defaults to 2): residual blocks of each.
         value_head (`str`, defaults to `"multilinear"`): `"multilinear"`, V(s,s+,z) = <A(T(psi(z)) phi(s)),
-            B(T(psi(z)) psi(s+))>, or `"monolithic"`, one perceptron over the three features.
+            B(T(psi(z)) psi(s+))>; `"monolithic"`, one perceptron over the three features; or `"distance"`,
+            -||e(s) - e(s+)|| of one linear embedding, what the compared objectives VIP and TCN learn.
+        value_objective (`str`, defaults to `"icvf"`): What the encoder was trained by on video: `"icvf"`, `"vip"` or
+            `"tcn"`.
         value_hidden_sizes (`list[int]`, defaults to `[256, 256]`): Of phi, psi and T; the last one is the width of the
             representation. value_layer_norm (`bool`, defaults to `False`): GELU and LayerNorm instead of ReLU.
         num_value_heads (`int`, defaults to 2): Independent heads on the shared encoder.
@@ -71,6 +75,7 @@ class VPTRConfig(PreTrainedConfig):
     value_hidden_sizes: list[int] | tuple[int, ...] = (256, 256)
     value_layer_norm: bool = False
     num_value_heads: int = 2
+    value_objective: str = "icvf"
     intent: str = "image"
     text_config: dict | CLIPTextConfig | None = None
 
@@ -95,11 +100,16 @@ class VPTRConfig(PreTrainedConfig):
         for name, allowed in (
             ("encoder", ENCODERS),
             ("value_head", VALUE_HEADS),
+            ("value_objective", OBJECTIVES),
             ("intent", INTENTS),
             ("condition", CONDITIONS),
         ):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}")
+        if self.value_head == "distance" and (self.num_value_heads != 1 or self.intent != "image"):
+            raise ValueError('value_head="distance" has one head and goals that are images: num_value_heads=1')
+        if (self.value_head == "distance") == (self.value_objective == "icvf"):
+            raise ValueError(f"value_head {self.value_head!r} is not what {self.value_objective!r} trains")
         if self.encoder == "backbone" and self.backbone_config is None:
             raise ValueError('encoder="backbone" needs a backbone_config (the configuration of an AutoBackbone)')
         if "text" in (self.intent, self.condition) and self.text_config is None:
@@ -136,6 +146,13 @@ class VPTRConfig(PreTrainedConfig):
                 side = (side + 1) // 2
             return side * side * self.impala_widths[-1]
         return self.backbone_config.hidden_sizes[-1]
+
+    # What controllers and pipelines ask of any policy of this package: one camera, no memory, no denoising.
+    history_frames = property(lambda self: 1)
+    num_views = property(lambda self: 1)
+    pixel_size = property(lambda self: self.image_size)
+    action_objective = property(lambda self: "regression")
+    has_text_tower = property(lambda self: True)
 
     @property
     def num_tasks(self) -> int:

@@ -22,7 +22,11 @@ class BitEncoder(nn.Module):
         self.bit.embedder.pad = nn.ConstantPad2d(1, float("-inf"))
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.bit(pixel_values).pooler_output.flatten(1)
+        return self.pool(self.feature_map(pixel_values))
+
+    def pool(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> features (B, C)."""
+        return feature_map.mean((-2, -1))
 
     def feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w), before the pooling: where the encoder looks."""
@@ -63,7 +67,11 @@ class ImpalaEncoder(nn.Module):
         )
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.feature_map(pixel_values).permute(0, 2, 3, 1).flatten(1)
+        return self.pool(self.feature_map(pixel_values))
+
+    def pool(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> features (B, h * w * C)."""
+        return feature_map.permute(0, 2, 3, 1).flatten(1)
 
     def feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w), before the flattening."""
@@ -81,7 +89,11 @@ class BackboneEncoder(nn.Module):
         self.backbone = AutoBackbone.from_config(config.backbone_config)
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        return self.feature_map(pixel_values).mean((-2, -1))
+        return self.pool(self.feature_map(pixel_values))
+
+    def pool(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> features (B, C)."""
+        return feature_map.mean((-2, -1))
 
     def feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, C, h, w), before the pooling."""
@@ -89,5 +101,6 @@ class BackboneEncoder(nn.Module):
 
 
 def build_encoder(config: VPTRConfig) -> nn.Module:
-    """The encoder named by `config.encoder`: `forward` gives features, `feature_map` what they were pooled from."""
+    """The encoder named by `config.encoder`: `forward` gives features; it is `pool` of
+    `feature_map`."""
     return {"bit": BitEncoder, "impala": ImpalaEncoder, "backbone": BackboneEncoder}[config.encoder](config)

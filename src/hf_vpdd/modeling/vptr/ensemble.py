@@ -33,6 +33,26 @@ class EnsembleLinear(nn.Module):
                 init.orthogonal_(weight, gain=self.gain)
 
 
+class OwnInitLinear(nn.Linear):
+    """A Linear with an initialisation of its own: orthogonal with a number as gain, else Xavier normal; bias 0.
+
+    It is a class because transformers leaves modules without parameters of their own (like the actor) out when it
+    initialises, so a layer's start has to be known to the layer.
+    """
+
+    def __init__(self, in_features: int, out_features: int, gain: float | None = None):
+        self.gain = gain
+        super().__init__(in_features, out_features)
+
+    @torch.no_grad()
+    def init_own_parameters(self) -> None:
+        init.zeros_(self.bias)
+        if self.gain is None:
+            init.xavier_normal_(self.weight)
+        else:
+            init.orthogonal_(self.weight, gain=self.gain)
+
+
 class EnsembleNorm(nn.Module):
     """LayerNorm with parameters for each member. (E, B, D) -> (E, B, D)."""
 

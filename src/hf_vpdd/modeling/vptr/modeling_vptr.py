@@ -6,7 +6,6 @@
 Shapes: B batch, E heads, d representation, A action dimensions.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +17,7 @@ from transformers.utils import ModelOutput
 from .actor_critic import Actor, Bottleneck, Critics, SquashedGaussian
 from .configuration_vptr import VPTRConfig
 from .encoders import build_encoder
-from .ensemble import EnsembleLinear, EnsembleNorm
+from .ensemble import EnsembleLinear, EnsembleNorm, OwnInitLinear
 from .value_heads import build_value_heads
 
 
@@ -74,18 +73,8 @@ class VPTRPreTrainedModel(PreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module):
-        if isinstance(module, (EnsembleLinear, EnsembleNorm)):
+        if isinstance(module, (EnsembleLinear, EnsembleNorm, OwnInitLinear)):
             module.init_own_parameters()
-        elif isinstance(module, Bottleneck):
-            init.xavier_normal_(module.dense.weight)
-            init.zeros_(module.dense.bias)
-        elif isinstance(module, Actor):
-            for layer in module.layers:
-                init.orthogonal_(layer.weight, gain=math.sqrt(2))
-            for layer in (module.mean, module.log_std):
-                init.orthogonal_(layer.weight, gain=0.01)
-            for layer in (*module.layers, module.mean, module.log_std):
-                init.zeros_(layer.bias)
         elif isinstance(module, nn.Conv2d):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
@@ -235,6 +224,9 @@ class VPTRForRobotPolicy(VPTRPreTrainedModel):
         if condition == "task":
             if task_ids is None:
                 raise ValueError("this policy is told its task by number: give task_ids")
+            count = self.config.num_tasks
+            if task_ids.is_cpu and len(task_ids) and not 0 <= int(task_ids.min()) <= int(task_ids.max()) < count:
+                raise ValueError(f"task_ids must lie in 0..{count - 1}, the table of tasks, got {task_ids.tolist()}")
             return nn.functional.one_hot(task_ids, self.config.num_tasks).to(self.log_temperature.dtype)
         if condition == "goal_image":
             if goal_pixel_values is None:
@@ -284,15 +276,24 @@ class VPTRForRobotPolicy(VPTRPreTrainedModel):
         pixel_values: torch.Tensor,
         state: torch.Tensor | None = None,
         temperature: float = 0.0,
-        generator: torch.Generator | None = None,
+        generator: torch.Generator | list[torch.Generator] | None = None,
         **condition,
     ) -> VPTRSampleOutput:
-        """Actions (B, 1, A) in (-1, 1): the mode at temperature 0, else a draw with the deviation scaled by it."""
+        """Actions (B, 1, A) in (-1, 1): the mode at temperature 0, else a draw with the deviation scaled by it.
+
+        generator: of the draw; with a list, one for each row, a row does not depend on the others.
+        """
         policy = self.act(pixel_values, state, **condition)
         if temperature == 0:
             return VPTRSampleOutput(actions=policy.mode[:, None])
-        actions, _ = SquashedGaussian(policy.mean, policy.std * temperature).sample(generator=generator)
-        return VPTRSampleOutput(actions=actions[:, None])
+        policy, noise = SquashedGaussian(policy.mean, policy.std * temperature), None
+        if isinstance(generator, (list, tuple)):
+            if len(generator) != len(policy.mean):
+                raise ValueError(f"{len(generator)} generators were given for a batch of {len(policy.mean)}")
+            shape = (1, policy.mean.shape[-1])
+            rows = [torch.randn(shape, generator=one, device=one.device) for one in generator]
+            noise, generator = torch.cat([row.to(policy.mean) for row in rows]), None
+        return VPTRSampleOutput(actions=policy.sample(generator=generator, noise=noise)[0][:, None])
 
 
 __all__ = [

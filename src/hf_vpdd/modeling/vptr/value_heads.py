@@ -59,7 +59,32 @@ class MonolithicHeads(nn.Module):
         return self.net(torch.cat((phi, psi, intent_psi), dim=-1)).squeeze(-1)
 
 
+class DistanceHead(nn.Module):
+    """V = -||e(s) - e(s+)||_2 of one linear embedding e; the intent plays no part. For VIP and TCN (spec §5)."""
+
+    def __init__(self, config: VPTRConfig, feature_size: int):
+        super().__init__()
+        self.embedding = nn.Linear(feature_size, config.value_hidden_sizes[-1])
+
+    def represent_state(self, features: torch.Tensor) -> torch.Tensor:
+        """(B, F) -> (1, B, d)."""
+        return self.embedding(features)[None]
+
+    represent_goal = represent_state
+
+    def value(self, phi: torch.Tensor, psi: torch.Tensor, intent_psi: torch.Tensor | None = None) -> torch.Tensor:
+        """(1, B, d) each -> values (1, B)."""
+        return -distance(phi, psi)
+
+
+def distance(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """Euclidean distance over the last axis, with a gradient of zero (not NaN) where the points coincide."""
+    squares = (a - b).square().sum(-1)
+    same = squares == 0
+    return torch.where(same, 0.0, torch.where(same, 1.0, squares).sqrt())
+
+
 def build_value_heads(config: VPTRConfig, feature_size: int | None = None) -> nn.Module:
     """The heads named by `config.value_head`, on features of the encoder (or of another size)."""
-    heads = {"multilinear": MultilinearHeads, "monolithic": MonolithicHeads}[config.value_head]
-    return heads(config, feature_size or config.feature_size)
+    heads = {"multilinear": MultilinearHeads, "monolithic": MonolithicHeads, "distance": DistanceHead}
+    return heads[config.value_head](config, feature_size or config.feature_size)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from ..optimizer import guarded_step
 from .targets import make_target, update_target
 
 
@@ -151,24 +152,30 @@ def temperature_loss(policy, entropy: torch.Tensor, target_entropy: float) -> to
     return policy.log_temperature.exp() * (entropy - target_entropy)
 
 
-def cql_step(policy, slow, optimizers: dict, batch: CqlBatch, settings: CqlSettings, draws: CqlDraws) -> dict:
+def cql_step(
+    policy, slow, optimizers: dict, batch: CqlBatch, settings: CqlSettings, draws: CqlDraws, average=None,
+    clip: float = 0.0,
+) -> dict:  # fmt: skip
     """One whole update.
 
     Args:
         optimizers: `"critic"` (encoder, bottleneck, critics), `"actor"` (encoder, bottleneck, actor) and
             `"temperature"`, see `make_optimizers`.
+        average: list of gradients -> their means over all processes. clip: largest gradient norm of each part, 0: any.
 
     Returns:
-        Scalars to log, tensors.
+        Scalars to log, tensors; and `skipped` (bool): a loss or gradient was not finite, and that part and those after
+        it were left as they were.
     """
+    how = {"average": average, "clip": clip}
     critic = critic_loss(policy, slow, batch, draws, settings)
-    _descend(optimizers["critic"], critic.loss)
+    skipped, norm = _descend(optimizers["critic"], critic.loss, torch.zeros_like(critic.loss, dtype=torch.bool), **how)
     slow.update(policy, settings.target_rate)
     actor = actor_loss(policy, batch, draws.actor_noise)
-    _descend(optimizers["actor"], actor.loss)
+    skipped, actor_norm = _descend(optimizers["actor"], actor.loss, skipped, **how)
     wanted = -float(batch.actions.shape[-1]) if settings.target_entropy is None else settings.target_entropy
     temperature = temperature_loss(policy, actor.entropy, wanted)
-    _descend(optimizers["temperature"], temperature)
+    skipped, _ = _descend(optimizers["temperature"], temperature, skipped, **how)
     return {
         "critic_loss": critic.loss.detach(),
         "td_loss": critic.td,
@@ -178,26 +185,48 @@ def cql_step(policy, slow, optimizers: dict, batch: CqlBatch, settings: CqlSetti
         "entropy": actor.entropy,
         "temperature_loss": temperature.detach(),
         "temperature": policy.log_temperature.detach().exp(),
+        "grad_norm": norm,
+        "actor_grad_norm": actor_norm,
+        "skipped": skipped,
     }
 
 
-def make_optimizers(policy, actor_lr: float = 1e-4, critic_lr: float = 3e-4, temperature_lr: float = 3e-4) -> dict:
-    """Adam for each of the three parts, as the authors' release."""
+def make_optimizers(
+    policy, actor_lr: float = 1e-4, critic_lr: float = 3e-4, temperature_lr: float = 3e-4, **adam
+) -> dict:
+    """Adam for each of the three parts, as the authors' release; `adam`: its betas, eps.
 
-    def parameters(*names):
-        return [p for name in names for p in getattr(policy, name).parameters() if p.requires_grad]
+    A tower that reads instructions learns from the critics. Frozen parameters are left out.
+    """
 
+    def build(names: tuple[str, ...], rate: float) -> torch.optim.Optimizer:
+        parts = [part for part in (getattr(policy, name) for name in names) if part is not None]
+        parameters = [p for part in parts for p in part.parameters() if p.requires_grad]
+        return torch.optim.Adam(parameters, rate, fused=parameters[0].device.type in ("cpu", "cuda"), **adam)
+
+    temperature = torch.optim.Adam(
+        [policy.log_temperature], temperature_lr, fused=policy.log_temperature.device.type in ("cpu", "cuda"), **adam
+    )
     return {
-        "critic": torch.optim.Adam(parameters("critic_encoder", "critic_bottleneck", "critics"), critic_lr),
-        "actor": torch.optim.Adam(parameters("actor_encoder", "actor_bottleneck", "actor"), actor_lr),
-        "temperature": torch.optim.Adam([policy.log_temperature], temperature_lr),
+        "critic": build(("critic_encoder", "critic_bottleneck", "critics", "text_model"), critic_lr),
+        "actor": build(("actor_encoder", "actor_bottleneck", "actor"), actor_lr),
+        "temperature": temperature,
     }
 
 
-def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor) -> None:
-    """Backward for the parameters of this optimizer alone: the actor's loss must not touch the critics."""
+def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, bad: torch.Tensor, average=None, clip: float = 0.0):
+    """Backward for the parameters of this optimizer alone (the actor's loss must not touch the critics), and a step
+    unless something is `bad`; (whether it was, norm of the gradient)."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters)):
-        parameter.grad = gradient
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
+    gradients = list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
+    gradients = gradients if average is None else average(gradients)
+    norm = torch.nn.utils.get_total_norm(gradients)
+    if clip:
+        torch._foreach_mul_(gradients, (clip / (norm + 1e-6)).clamp(max=1.0))
+    # all processes see the same gradients, but each its own loss
+    bad = bad | ~torch.isfinite(norm) | (~torch.isfinite(loss.detach()) if average is None else False)
+    for parameter, gradient in zip(parameters, gradients):
+        # a transposed gradient (of a batched product) would be read in the wrong order by the fused kernel
+        parameter.grad = gradient.contiguous()
+    guarded_step(optimizer, bad)
+    return bad, norm

@@ -41,6 +41,7 @@ def icvf_loss(
     expectile: float = 0.9,
     min_q: bool = True,
     no_intent: bool = False,
+    goal_is_intent: torch.Tensor | None = None,
 ) -> IcvfLoss:
     """
     Each distinct image is encoded once by each network: s, s+, z with gradient, s', s, s+, z by the target; seven
@@ -54,9 +55,10 @@ def icvf_loss(
         rewards, masks: (B,), of reaching s+; 0 and 0 where s is s+, else -1 and 1. intent_rewards, intent_masks: z.
         min_q: the smaller head of the next state in the advantage; else their mean.
         no_intent: the ablation: all intents are the same, and every error weighs `expectile`.
+        goal_is_intent: bool (B,), rows whose outcome is the intent itself, whatever `goals` holds (intents in words).
 
     Raises:
-        ValueError: batch sizes differ; a reward says reached where the mask says otherwise.
+        ValueError: batch sizes differ.
     """
     sizes = {len(x) for x in (states, next_states, goals, rewards, intent_rewards, masks, intent_masks)}
     if len(sizes) != 1:
@@ -66,6 +68,8 @@ def icvf_loss(
     online_images = [states, goals] if in_words else [states, goals, intents]
     state, goal, *intent = _encode(model, online_images)
     intent = intents[0] if in_words else intent[0]
+    if goal_is_intent is not None:
+        goal = torch.where(goal_is_intent[:, None], intent, goal)
     phi, psi, psi_z = heads.represent_state(state), heads.represent_goal(goal), heads.represent_goal(intent)
     if no_intent:
         psi_z = torch.ones_like(psi_z)
@@ -76,6 +80,8 @@ def icvf_loss(
             target, [states, next_states, goals] + ([] if in_words else [intents])
         )
         slow_intent = intents[1] if in_words else slow_intent[0]
+        if goal_is_intent is not None:
+            slow_goal = torch.where(goal_is_intent[:, None], slow_intent, slow_goal)
         next_phi = slow.represent_state(slow_next)
         slow_psi, slow_psi_z = slow.represent_goal(slow_goal), slow.represent_goal(slow_intent)
         if no_intent:

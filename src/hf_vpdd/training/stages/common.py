@@ -1,6 +1,7 @@
 """What the stages share: opening data, choosing episodes, preparing pixels, writing model folders."""
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from ...errors import InputError
-from ...files import atomic_path
+from ...files import atomic_path, file_sha256
 from ..arguments import DataArguments, Recipe
 from ..memory_format import to_channels_last
 
@@ -278,13 +279,17 @@ def require_model_folder(path: str | None, stage: str) -> Path:
 
 
 def check_model_type(folder: Path, expected: str, stage: str) -> None:
-    import json
-
     found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
     if found != expected:
         raise InputError(
             f"init_from: {folder} holds a model of type {found!r}, {stage} starts from one of type {expected!r}"
         )
+
+
+def folder_hash(folder: Path) -> str:
+    """Hash of the weight files a run starts from."""
+    files = sorted(folder.glob("*.safetensors"))
+    return json.dumps({p.name: file_sha256(p)[:16] for p in files})
 
 
 # ------------------------------------------------------------------------------------------------------- language

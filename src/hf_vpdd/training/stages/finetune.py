@@ -3,7 +3,6 @@
 The four arms of the comparison are options: `from_scratch`, `objective`, `trunk_lr_multiplier`.
 """
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ import numpy as np
 import torch
 
 from ...errors import InputError
-from ...files import file_sha256
 from ..arguments import Recipe
 from ..loop import DiffusionTask, Evaluation, train
 from .common import (
@@ -20,6 +18,7 @@ from .common import (
     check_model_type,
     choose_episodes,
     evaluation_rows,
+    folder_hash,
     open_store,
     quiet_transformers,
     require_model_folder,
@@ -98,7 +97,7 @@ class FinetuneTask(DiffusionTask):
         self.learning_rate_multipliers = {trunk: options.trunk_lr_multiplier}
         self.fingerprints = {
             "dataset": store.fingerprint, "vqvae": fingerprint, "episodes": ",".join(map(str, train_episodes)),
-            "init_from": _folder_hash(folder), "from_scratch": str(options.from_scratch), "lora": str(options.lora),
+            "init_from": folder_hash(folder), "from_scratch": str(options.from_scratch), "lora": str(options.lora),
             "trunk_lr_multiplier": str(options.trunk_lr_multiplier), "objective": config.action_objective,
         }  # fmt: skip
 
@@ -275,9 +274,3 @@ def _errors(actions: torch.Tensor, truth: torch.Tensor, layout: str) -> dict[str
 
 def _is_policy(config) -> bool:
     return "VPDDForRobotPolicy" in (config.architectures or ())
-
-
-def _folder_hash(folder: Path) -> str:
-    """Hash of the weight files a run starts from."""
-    files = sorted(folder.glob("*.safetensors"))
-    return json.dumps({p.name: file_sha256(p)[:16] for p in files})

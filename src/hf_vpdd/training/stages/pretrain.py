@@ -126,16 +126,17 @@ def load_text_model(recipe: Recipe) -> tuple[Any, Any]:
 
     place, length = recipe.options.text_model, recipe.options.max_instruction_length
     if recipe.model.get("text_config"):
-        raise InputError("pretrain.text_model brings its own sizes: leave model.text_config out")
+        raise InputError(f"{recipe.stage}.text_model brings its own sizes: leave model.text_config out")
     try:
         with quiet_transformers():
             tower = CLIPTextModelWithProjection.from_pretrained(place, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(place)
     except (OSError, ValueError) as error:
-        raise InputError(f"pretrain.text_model: no CLIP text tower with a tokenizer at {place!r}: {error}") from error
+        where = f"{recipe.stage}.text_model"
+        raise InputError(f"{where}: no CLIP text tower with a tokenizer at {place!r}: {error}") from error
     if length > tower.config.max_position_embeddings:
         raise InputError(
-            f"pretrain.max_instruction_length is {length}, the text tower of {place} reads at most "
+            f"{recipe.stage}.max_instruction_length is {length}, the text tower of {place} reads at most "
             f"{tower.config.max_position_embeddings} tokens"
         )
     return tower, tokenizer

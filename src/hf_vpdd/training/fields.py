@@ -1,0 +1,27 @@
+"""Fields of argument dataclasses: defaults with a help line, and checks that name the argument."""
+
+from dataclasses import field
+from typing import Any
+
+from ..errors import InputError
+
+
+def arg(default: Any, text: str) -> Any:
+    """A dataclass field with its help line (units and range included)."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+def check_min(arguments: Any, where: str, **least: float) -> None:
+    """An `InputError` for the first argument below its bound."""
+    for name, bound in least.items():
+        if getattr(arguments, name) < bound:
+            raise InputError(f"{where}.{name} must be at least {bound}, got {getattr(arguments, name)}")
+
+
+def check_fraction(arguments: Any, where: str, *names: str) -> None:
+    """An `InputError` for the first argument outside of [0, 1]."""
+    for name in names:
+        if not 0 <= getattr(arguments, name) <= 1:
+            raise InputError(f"{where}.{name} must lie in [0, 1], got {getattr(arguments, name)}")
