@@ -9,6 +9,7 @@ from hf_vpdd.errors import InputError
 from hf_vpdd.training.arguments import (
     FAMILIES,
     STAGES,
+    TRAIN_DEFAULTS,
     build_parser,
     load_recipe,
     parse_command_line,
@@ -129,6 +130,6 @@ def test_help_groups_every_option_with_its_default(stage):
         f"{stage}:",
         "model: fields of",
         "--learning_rate X",
-        {"value_pretrain": "[default: 5e-05]", "offline_rl": "[default: 0.0003]"}.get(stage, "[default: 0.001]"),
+        f"[default: {TRAIN_DEFAULTS.get(stage, {}).get('learning_rate', 0.001)}]",
     ):
         assert part in text
