@@ -9,6 +9,7 @@ from hf_vpdd.errors import InputError
 from hf_vpdd.training.arguments import (
     FAMILIES,
     STAGES,
+    TRAIN_DEFAULTS,
     build_parser,
     load_recipe,
     parse_command_line,

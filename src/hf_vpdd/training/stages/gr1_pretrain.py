@@ -120,6 +120,7 @@ def video_config(recipe: Recipe, text: dict[str, Any]):
         frozen = f"freeze_{name}_model"
         if section.setdefault(frozen, given is not None) and given is None:
             raise InputError(f"model.{frozen}: its weights would be random; give {name}_model, or leave it out")
+    section["vision_config"] = {"layer_norm_eps": 1e-6, **section.get("vision_config", {})}  # MAE's, as GR1Config's
     section |= {"state_dim": 0, "num_views": 1, "chunk_size": 1, "predict_ahead": options.predict_ahead}
     return build_config("gr1_pretrain", section, text_config=text)
 
