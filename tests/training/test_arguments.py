@@ -9,7 +9,6 @@ from hf_vpdd.errors import InputError
 from hf_vpdd.training.arguments import (
     FAMILIES,
     STAGES,
-    TRAIN_DEFAULTS,
     build_parser,
     load_recipe,
     parse_command_line,
