@@ -259,7 +259,8 @@ class _Run:
         """A step that the task takes by itself; returns whether it was not finite."""
         factor = learning_rate_factor(self.step, self.args)
         with self.accelerator.autocast():
-            logs, bad = self.task.step(batch, generator, factor, self._average)
+            average = self._average if self.accelerator.num_processes > 1 else None
+            logs, bad = self.task.step(batch, generator, factor, average)
         for name, value in logs.items():
             self.sums[name] = self.sums.get(name, 0.0) + value.float()
             self.counts[name] = self.counts.get(name, 0) + 1
@@ -267,8 +268,6 @@ class _Run:
 
     def _average(self, gradients: list[torch.Tensor]) -> list[torch.Tensor]:
         """The mean over all processes."""
-        if self.accelerator.num_processes == 1:
-            return gradients
         return [self.accelerator.reduce(gradient, "mean") for gradient in gradients]
 
     # ------------------------------------------------------------------------------------------ logs and evaluation

@@ -51,7 +51,8 @@ class Task:
         """With `own_optimizers`: one whole optimisation step.
 
         Args:
-            learning_rate_factor: of the schedule. average: list of gradients -> their means over all processes.
+            learning_rate_factor: of the schedule.
+            average: list of gradients -> their means over all processes; None if there is one process.
 
         Returns:
             0-dim tensors to log (`loss` and `grad_norm` among them), and 0-dim bool: was it skipped as not finite?

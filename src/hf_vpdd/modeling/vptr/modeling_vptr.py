@@ -88,6 +88,12 @@ class VPTRPreTrainedModel(PreTrainedModel):
         else:
             super()._init_weights(module)
 
+    def set_attn_implementation(self, attn_implementation, **kwargs):
+        """Of the towers that are there: the text tower, a backbone."""
+        for module in self.modules():
+            if isinstance(module, PreTrainedModel) and not isinstance(module, VPTRPreTrainedModel):
+                module.set_attn_implementation(attn_implementation, **kwargs)
+
     def _check_pixels(self, pixel_values: torch.Tensor, name: str = "pixel_values") -> torch.Tensor:
         size, channels = self.config.image_size, self.config.num_channels
         if pixel_values.ndim != 4 or pixel_values.shape[1:] != (channels, size, size):

@@ -218,15 +218,18 @@ def _descend(optimizer: torch.optim.Optimizer, loss: torch.Tensor, bad: torch.Te
     """Backward for the parameters of this optimizer alone (the actor's loss must not touch the critics), and a step
     unless something is `bad`; (whether it was, norm of the gradient)."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    gradients = list(torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True))
-    gradients = gradients if average is None else average(gradients)
+    # Not autograd.grad: what it returns may lie in memory in another order than the parameter, and the fused step
+    # takes no notice of that.
+    loss.backward(inputs=parameters)
+    parameters = [p for p in parameters if p.grad is not None]
+    gradients = [p.grad for p in parameters]
+    if average is not None:
+        for gradient, mean in zip(gradients, average(gradients)):
+            gradient.copy_(mean)
     norm = torch.nn.utils.get_total_norm(gradients)
     if clip:
         torch._foreach_mul_(gradients, (clip / (norm + 1e-6)).clamp(max=1.0))
     # all processes see the same gradients, but each its own loss
     bad = bad | ~torch.isfinite(norm) | (~torch.isfinite(loss.detach()) if average is None else False)
-    for parameter, gradient in zip(parameters, gradients):
-        # a transposed gradient (of a batched product) would be read in the wrong order by the fused kernel
-        parameter.grad = gradient.contiguous()
     guarded_step(optimizer, bad)
     return bad, norm
