@@ -3,6 +3,7 @@
 hf-vpdd eval --policy runs/my-policy --tasks mt10 --episodes 100 --out outputs/eval
 hf-vpdd eval --policy expert --tasks mt10 --out outputs/expert          # the scripted expert on the same episodes
 xvfb-run -a hf-vpdd eval --env rlbench --policy runs/rlbench --tasks vpdd17 --out outputs/rlbench
+hf-vpdd eval --env calvin --policy runs/gr1 --chains 1000 --renderer egl --out outputs/calvin --resume
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 from pathlib import Path
 
 from ..errors import InputError
+from . import _eval_calvin
 
 
 SUMMARY = "Run a policy in a simulator: success rates with intervals, videos, a report page."
@@ -20,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..evaluation.episodes import PERTURBATIONS, PROTOCOLS
 
     parser.add_argument(
-        "--env", choices=list(SIMULATORS), help="the simulator; the one that --protocol belongs to if not given"
+        "--env",
+        choices=[*SIMULATORS, "calvin"],
+        help="the simulator; the one that --protocol belongs to if not given",
     )
     parser.add_argument("--policy", required=True, help="folder of a checkpoint, name on the Hub, expert or null")
     parser.add_argument(
@@ -75,6 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="as on a robot that moves while the network computes: a plan begins with what the last one still holds",
     )
+    _eval_calvin.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +90,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.videos < 0:
         raise InputError(f"--videos must not be negative; got {args.videos}")
+    if args.env == "calvin":
+        return _eval_calvin.run(args, _policy_options(args))
+    _eval_calvin.refuse_flags(args)
     protocol = PROTOCOLS[args.protocol or default_protocol(args.env or "metaworld")]
     simulator = protocol.simulator
     if args.env not in (None, simulator.name):
@@ -99,19 +107,7 @@ def run(args: argparse.Namespace) -> int:
         variations=_numbers(args.variations),
     )
     simulator.prepare()
-    options = {
-        "num_inference_steps": args.inference_steps,
-        "temperature": args.temperature,
-        "sampler": args.sampler,
-        "action_steps": args.action_steps,
-        "guidance_scale": args.guidance_scale,
-        "real_time": args.real_time or None,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-    if args.policy in ("expert", "null") and options:
-        flags = {"num_inference_steps": "--inference-steps"}
-        given = ", ".join(flags.get(name, "--" + name.replace("_", "-")) for name in options)
-        raise InputError(f"{given} mean nothing to --policy {args.policy}")
+    options = _policy_options(args)
     leave_cores_to(args.workers)
     policy = load_policy(args.policy, **options)
     name = Path(args.policy).name
@@ -135,6 +131,24 @@ def run(args: argparse.Namespace) -> int:
         f"\n{summary_text(evaluation)}\n\nresults: {args.out}/summary.json, {args.out}/episodes.jsonl\nreport:  {page}"
     )
     return 0
+
+
+def _policy_options(args: argparse.Namespace) -> dict:
+    """What was given of the policy's sampling; an InputError where the policy has none."""
+    options = {
+        "num_inference_steps": args.inference_steps,
+        "temperature": args.temperature,
+        "sampler": args.sampler,
+        "action_steps": args.action_steps,
+        "guidance_scale": args.guidance_scale,
+        "real_time": args.real_time or None,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if args.policy in ("expert", "null") and options:
+        flags = {"num_inference_steps": "--inference-steps"}
+        given = ", ".join(flags.get(name, "--" + name.replace("_", "-")) for name in options)
+        raise InputError(f"{given} mean nothing to --policy {args.policy}")
+    return options
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -104,38 +104,59 @@ def _task_table() -> dict[str, tuple[int, tuple[_Change, ...]]]:
         held = {block: "grasped", "grasped": 1}
         table[f"lift_{block}_table"] = 4, (_free_hand({block: "table"}, held),)
         # The door hides the block on the side that it stands at.
-        table[f"lift_{block}_slider"] = 5, tuple(
-            _free_hand({block: f"slider_{side}", "slider": door}, held)
-            for side, door in (("left", "right"), ("right", "left"))
+        table[f"lift_{block}_slider"] = (
+            5,
+            tuple(
+                _free_hand({block: f"slider_{side}", "slider": door}, held)
+                for side, door in (("left", "right"), ("right", "left"))
+            ),
         )
         table[f"lift_{block}_drawer"] = 6, (_free_hand({block: "drawer", "drawer": "open"}, held),)
-    table["place_in_slider"] = 7, tuple(
-        _full_hand({block: "grasped", "slider": door}, {block: f"slider_{door}"})
-        for block in blocks
-        for door in ("right", "left")
+    table["place_in_slider"] = (
+        7,
+        tuple(
+            _full_hand({block: "grasped", "slider": door}, {block: f"slider_{door}"})
+            for block in blocks
+            for door in ("right", "left")
+        ),
     )
-    table["place_in_drawer"] = 7, tuple(
-        _full_hand({block: "grasped", "drawer": "open"}, {block: "drawer"}) for block in blocks
+    table["place_in_drawer"] = (
+        7,
+        tuple(_full_hand({block: "grasped", "drawer": "open"}, {block: "drawer"}) for block in blocks),
     )
     pairs = [(top, bottom) for top in blocks for bottom in blocks if top != bottom]
-    table["stack_block"] = 10, tuple(
-        _full_hand({top: "grasped", bottom: "table"}, {top: "stacked_top", bottom: "stacked_bottom"})
-        for top, bottom in pairs
+    table["stack_block"] = (
+        10,
+        tuple(
+            _full_hand({top: "grasped", bottom: "table"}, {top: "stacked_top", bottom: "stacked_bottom"})
+            for top, bottom in pairs
+        ),
     )
-    table["unstack_block"] = 11, tuple(
-        _free_hand({top: "stacked_top", bottom: "stacked_bottom"}, {top: "table", bottom: "table"})
-        for top, bottom in pairs
+    table["unstack_block"] = (
+        11,
+        tuple(
+            _free_hand({top: "stacked_top", bottom: "stacked_bottom"}, {top: "table", bottom: "table"})
+            for top, bottom in pairs
+        ),
     )
     for lamp in ("lightbulb", "led"):
         for name, state in (("on", 1), ("off", 0)):
             table[f"turn_{name}_{lamp}"] = 8, (_free_hand({lamp: 1 - state}, {lamp: state}),)
     away = ("slider_right", "slider_left")
-    table["push_into_drawer"] = 9, tuple(
-        _Change(
-            {block: "table", **{other: away for other in blocks if other != block}, "drawer": "open", "grasped": 0},
-            {block: "drawer", "grasped": 0},
-        )
-        for block in blocks
+    table["push_into_drawer"] = (
+        9,
+        tuple(
+            _Change(
+                {
+                    block: "table",
+                    **{other: away for other in blocks if other != block},
+                    "drawer": "open",
+                    "grasped": 0,
+                },
+                {block: "drawer", "grasped": 0},
+            )
+            for block in blocks
+        ),
     )
     return table
 
@@ -167,7 +188,7 @@ def starting_scenes() -> list[dict[str, int | str]]:
 def draw_chains(scene: int) -> list[tuple[str, ...]]:
     """The chains of one of the 192 scenes, drawn as the benchmark does: five tasks blindly, until they can be done.
 
-    That takes about 5000 draws a chain (minutes for all), which is why `official_chains` reads what this returned.
+    That takes thousands of draws a chain, which is why `official_chains` reads what this returned.
     """
     start = starting_scenes()[scene]
     share = CHAINS // 192 + (scene < CHAINS % 192)

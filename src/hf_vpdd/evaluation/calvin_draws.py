@@ -1,5 +1,5 @@
 """What `calvin_chains.draw_chains` returns for each of the 192 scenes, in order: a word is a chain, a letter a task's
-place in `TASKS` (0..9, a..x). Kept because drawing takes minutes; the tests draw some again, and compare all with the
+place in `TASKS` (0..9, a..x). Kept because drawing takes a minute; the tests draw some again, and compare all with the
 benchmark's own."""
 
 DRAWN = tuple(
