@@ -57,7 +57,8 @@ def play_chain(
     Returns:
         (result, film or None). The result is plain JSON: `chain` (its number), `tasks` (five), `done` (how many in a
         row, 0..5), `subtasks` (those tried: task, success, steps), `steps`, `plans`, `plan_ms`, and `digest`, a hash
-        of all actions and states: two runs with one digest were the same to the last bit.
+        of all actions and of the robot's and the scene's states: two runs with one digest were the same to the last
+        bit.
     """
     robot_obs, scene_obs = starting_scene(chain.start)
     sentences = env.sentences()
@@ -82,8 +83,8 @@ def play_chain(
         for step in range(1, max_steps + 1):
             action = pilot.act(observation)
             filmed = shown is not None and (step % FILM_EVERY == 0 or step == max_steps)
-            observation, _, success, _, _ = env.step(action, render=filmed or pilot.looks())
-            digest.update(action.tobytes() + np.asarray(observation["state"], np.float32).tobytes())
+            observation, _, success, _, info = env.step(action, render=filmed or pilot.looks())
+            digest.update(action.tobytes() + info["robot_obs"].tobytes() + info["scene_obs"].tobytes())
             if shown is not None and (filmed or success):
                 shown.take(observation["images"] or env.render_images(), index, step)
             if success:
