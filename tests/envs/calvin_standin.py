@@ -17,7 +17,10 @@ import numpy as np
 
 FOLDER = Path(__file__).resolve().parents[2] / "src" / "hf_vpdd" / "envs"
 MOOD = os.environ.get("CALVIN_STANDIN", "")
-SENTENCES = {"open_drawer": "pull the handle to open the drawer", "close_drawer": "push the handle to close the drawer"}
+SENTENCES = {
+    "open_drawer": "pull the handle to open the drawer",
+    "close_drawer": "push the handle to close the drawer",
+}
 
 
 def load_server():
@@ -28,7 +31,7 @@ def load_server():
 
 
 class Toy:
-    """The drawer opens by 0.02 for each unit that the arm moves along -y. Pictures are grey, as bright as it is open."""
+    """The drawer opens by 0.02 for each unit that the arm moves along -y; pictures are as bright as it is open."""
 
     def __init__(self, root, cameras, renderer, dataset=None, scene="D", stale=False):
         if MOOD == "lack":
@@ -41,6 +44,8 @@ class Toy:
             "cameras": {name: [200, 200] if name == "static" else [84, 84] for name in cameras},
             "tasks": list(SENTENCES),
             "sentences": SENTENCES,
+            "training_sentences": {task: [f"please {said}", f"now {said}"] for task, said in SENTENCES.items()},
+            "config": "scene: toy\n",
             "versions": {"python": sys.version.split()[0], "has_path": "PYTHONPATH" in os.environ},
         }
 
@@ -80,7 +85,7 @@ class Toy:
     def _see(self, render=True):
         arrays = {"robot_obs": self.robot_obs, "scene_obs": self.scene_obs, "target": self.robot_obs[:6]}
         if render:
-            grey = int(100 * np.clip(self.scene_obs[1], 0, 2))
+            grey = round(100 * float(np.clip(self.scene_obs[1], 0, 2)))
             for name, size in self.description["cameras"].items():
                 arrays[f"rgb_{name}"] = np.full((*size, 3), grey, np.uint8)
         return {"worlds": self.worlds}, arrays

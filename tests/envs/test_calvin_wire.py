@@ -135,7 +135,9 @@ def test_the_other_side_can_read_its_files(name):
     """CALVIN's own environment is Python 3.8 and lacks this package, torch and whatever else is not in the list."""
     text = calvin_process.SERVER.with_name(name).read_text(encoding="utf-8")
     tree = ast.parse(text, feature_version=(3, 8))
-    modules = {alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+    modules = {
+        alias.name.split(".")[0] for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names
+    }
     froms = {(node.level, node.module.split(".")[0]) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)}
     assert all(level == 0 for level, _ in froms)
     known = {"__future__", "calvin_env", "hydra", "importlib", "json", "math", "numpy", "omegaconf", "os", "pathlib"}

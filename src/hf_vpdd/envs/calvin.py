@@ -131,6 +131,15 @@ class CalvinEnv(gymnasium.Env):
         """What the official evaluation says for each task."""
         return dict(self._description["sentences"])
 
+    def training_sentences(self) -> dict[str, tuple[str, ...]]:
+        """The sentences of CALVIN's training data for each task; none of them is in the evaluation."""
+        return {task: tuple(said) for task, said in self._description["training_sentences"].items()}
+
+    @property
+    def config(self) -> str:
+        """The world's configuration, YAML as in a data folder's .hydra/merged_config.yaml."""
+        return self._description["config"]
+
     @property
     def versions(self) -> dict[str, Any]:
         """Of what runs on the other side: python, numpy, pybullet."""
