@@ -48,7 +48,8 @@ class CalvinEnv(gymnasium.Env):
     84 x 84; `state` float32 (15,) = tcp x y z (m), tcp euler x y z (rad), gripper width (m), seven joints (rad), last
     gripper command (-1 closed, 1 open); and `instruction` (str, or None outside of a subtask). An action is one of the
     data's `rel_actions`, float (7,): dx dy dz (1 = 2 cm), d(euler) (1 = 0.05 rad) of the *target* pose in the world's
-    frame, and the gripper (> 0 opens, else closes); as in the official evaluation it is not clipped. 30 steps a second.
+    frame, and the gripper (> 0 opens, else closes); as in the official evaluation nothing is clipped. 30 steps are a
+    second.
 
     Each `reset` makes a new world, so that what follows depends on the arguments of `reset` and the actions alone: two
     runs, in one process or in several, in whatever order, are equal bit for bit. calvin_env's own reset leaves
@@ -129,6 +130,15 @@ class CalvinEnv(gymnasium.Env):
     def sentences(self) -> dict[str, str]:
         """What the official evaluation says for each task."""
         return dict(self._description["sentences"])
+
+    def training_sentences(self) -> dict[str, tuple[str, ...]]:
+        """The sentences of CALVIN's training data for each task; none of them is in the evaluation."""
+        return {task: tuple(said) for task, said in self._description["training_sentences"].items()}
+
+    @property
+    def config(self) -> str:
+        """The world's configuration, YAML as in a data folder's .hydra/merged_config.yaml."""
+        return self._description["config"]
 
     @property
     def versions(self) -> dict[str, Any]:

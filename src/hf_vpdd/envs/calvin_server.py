@@ -30,6 +30,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ANNOTATIONS = "calvin_models/conf/annotations/new_playtable_validation.yaml"
+TRAINING_ANNOTATIONS = "calvin_models/conf/annotations/new_playtable.yaml"
 ORACLE = "calvin_models/conf/callbacks/rollout/tasks/new_playtable_tasks.yaml"
 
 
@@ -117,6 +118,11 @@ class Table:
             "cameras": {name: [int(config.cameras[name].height), int(config.cameras[name].width)] for name in cameras},
             "tasks": list(self.oracle.tasks),
             "sentences": {str(task): str(said[0]) for task, said in sentences.items()},
+            "training_sentences": {
+                str(task): [str(one) for one in said]
+                for task, said in self.yaml(self._file(TRAINING_ANNOTATIONS)).items()
+            },
+            "config": OmegaConf.to_yaml(config),
             "versions": {
                 "python": sys.version.split()[0],
                 "numpy": np.__version__,

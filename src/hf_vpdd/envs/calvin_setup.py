@@ -1,10 +1,12 @@
 """What CALVIN needs besides pip, and what of it this machine has."""
 
+import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from ..errors import InputError
+from .calvin_process import probe
 from .rlbench_setup import Part
 
 
@@ -24,19 +26,20 @@ PACKAGES = (
     ("cloudpickle", "cloudpickle", "cloudpickle"),
 )
 INSTALL = "pip install " + " ".join(f"'{spec}'" for _, _, spec in PACKAGES)
+OPENGL = "OpenGL"
 ANNOTATIONS = "calvin_models/conf/annotations/new_playtable_validation.yaml"
 
 HOW_TO = f"""\
 CALVIN's simulator, calvin_env, is not on PyPI and needs NumPy 1 and the old gym. So it gets a Python environment of
 its own, in which hf-vpdd starts it as a second process; yours stays as it is.
 
-1. The sources (MIT licence; 70 MB). The sentences, the oracle's thresholds and the scene are read from there:
+1. The sources (MIT licence; about 50 MB). The sentences, the oracle's thresholds and the scene are read from there:
        git clone --recurse-submodules https://github.com/mees/calvin $HOME/calvin
    `tacto`, a submodule of a submodule, is needed for tactile cameras only; it may fail to come.
-2. Its environment, with Python 3.11 (PyBullet has wheels for 3.8 to 3.12 or so; from its sources it takes a compiler):
+2. Its environment; Python 3.11 is what was tried (PyBullet has a wheel for it, else it is compiled for minutes):
        python3.11 -m venv $HOME/calvin_venv
        $HOME/calvin_venv/bin/{INSTALL}
-   Neither torch nor CALVIN's own install.sh is needed. An environment made by install.sh (Python 3.8) works too.
+   Neither torch nor CALVIN's own install.sh is needed.
 3. Where they are, in your shell's profile:
        export {PYTHON_VARIABLE}=$HOME/calvin_venv/bin/python
        export {ROOT_VARIABLE}=$HOME/calvin
@@ -88,3 +91,84 @@ def find_root(root: str | os.PathLike | None = None, environ: Mapping[str, str] 
     if not (path / ANNOTATIONS).is_file():
         raise InputError(f"{path} is no checkout of github.com/mees/calvin: it lacks {ANNOTATIONS}")
     return path
+
+
+def examine(environ: Mapping[str, str] = os.environ) -> list[Part]:
+    """All that CALVIN needs, in the order in which it is to be installed; asks the other Python, in half a second."""
+    return [*_sources(environ), *_environment(environ), _gymnasium()]
+
+
+def missing(environ: Mapping[str, str] = os.environ) -> list[Part]:
+    """The parts without which CALVIN cannot be started (OpenGL is not one: `tiny` does without)."""
+    return [part for part in examine(environ) if part.fix and part.name != OPENGL]
+
+
+def _sources(environ: Mapping[str, str]) -> list[Part]:
+    clone = "git clone --recurse-submodules https://github.com/mees/calvin $HOME/calvin"
+    if not environ.get(ROOT_VARIABLE):
+        return [Part("sources", f"{ROOT_VARIABLE} is not set", f"{clone}; export {ROOT_VARIABLE}=$HOME/calvin")]
+    try:
+        root = find_root(None, environ)
+    except InputError as error:
+        return [Part("sources", str(error), f"{clone}; export {ROOT_VARIABLE}=$HOME/calvin")]
+    if not (root / "calvin_env" / "calvin_env").is_dir() or not (root / "calvin_env" / "data").is_dir():
+        fix = f"git -C {root} submodule update --init calvin_env"
+        return [Part("sources", str(root)), Part("calvin_env", "the submodule's folder is empty", fix)]
+    return [Part("sources", str(root)), Part("calvin_env", str(root / "calvin_env"))]
+
+
+def _environment(environ: Mapping[str, str]) -> list[Part]:
+    make = f"python3.11 -m venv $HOME/calvin_venv; export {PYTHON_VARIABLE}=$HOME/calvin_venv/bin/python"
+    if not environ.get(PYTHON_VARIABLE):
+        return [Part("python", f"{PYTHON_VARIABLE} is not set", make)]
+    try:
+        python = find_python(None, environ)
+        found = probe(python, _PROBE)
+    except InputError as error:
+        return [Part("python", str(error), make)]
+    has = found["packages"]
+    parts = [Part("python", f"{found['python']} ({python})")]
+    wanted = [spec for module, name, spec in PACKAGES if has[module] is None]
+    if has["numpy"] and int(has["numpy"].split(".")[0]) >= 2:
+        wanted.append("numpy<2")
+    pip = f"{python} -m pip install " + " ".join(f"'{spec}'" for spec in wanted)
+    listed = ", ".join(f"{name} {has[module]}" for module, name, _ in PACKAGES if has[module])
+    parts.append(Part("packages", listed or "none of those needed", pip if wanted else ""))
+    if found["egl"]:
+        parts.append(Part(OPENGL, "libEGL and libGL load, for --renderer egl"))
+    else:
+        fix = "sudo apt-get install -y libegl1 libgl1 (only for --renderer egl)"
+        parts.append(Part(OPENGL, "libEGL or libGL does not load", fix))
+    return parts
+
+
+def _gymnasium() -> Part:
+    if importlib.util.find_spec("gymnasium") is None:
+        return Part("gymnasium", "not installed here", "pip install 'hf-vpdd[calvin]'")
+    return Part("gymnasium", "installed here")
+
+
+_PROBE = f"""
+import ctypes, importlib.util, json, sys
+from importlib import metadata
+names = {dict((module, name) for module, name, _ in PACKAGES)!r}
+def version(module, name):
+    if importlib.util.find_spec(module) is None:
+        return None
+    for distribution in (name, name.replace("-headless", "")):
+        try:
+            return metadata.version(distribution)
+        except metadata.PackageNotFoundError:
+            pass
+    return "of unknown version"
+def loads(library):
+    try:
+        return bool(ctypes.CDLL(library))
+    except OSError:
+        return False
+print(json.dumps({{
+    "python": sys.version.split()[0],
+    "packages": {{module: version(module, name) for module, name in names.items()}},
+    "egl": loads("libEGL.so.1") and loads("libGL.so.1"),
+}}))
+"""
