@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 from hf_vpdd.commands import _eval_calvin
 from hf_vpdd.envs.calvin import CalvinServerError
 from hf_vpdd.errors import InputError
-from hf_vpdd.evaluation.calvin_chains import official_chains
+from hf_vpdd.evaluation.calvin_chains import official_chains, starting_scene
 from hf_vpdd.evaluation.calvin_policy import Needs, Pilot, load_calvin_policy
 from hf_vpdd.evaluation.calvin_report import calvin_report, calvin_summary_text
 from hf_vpdd.evaluation.calvin_results import ChainFolder, chain_scores, mean_interval, official_results, task_scores
@@ -156,6 +157,36 @@ def test_the_policy_sees_calvins_cameras_and_its_part_of_the_state():
         Needs.of(other)
     with pytest.raises(InputError, match="execute=3"):
         Needs.of(Seer(chunk=2), execute=3)
+
+
+@pytest.mark.parametrize("options", [{"execute": 1}, {"chunk_size": 4, "execute": 3, "history_stride": 2}])
+def test_a_gr1_acts_as_robot_policy_lets_it(tmp_path, options):
+    from hf_vpdd import RobotPolicy
+    from tests.pipelines.tiny_gr1 import tiny_gr1_policy
+
+    model, processor = tiny_gr1_policy(**options)
+    settings = {"chains": 2, "max_steps": 9, "workers": 2}
+    evaluation = evaluate(tmp_path / "run", policy=RobotPolicy(model, processor), **settings)
+    assert essence(evaluation) == essence(
+        evaluate(tmp_path / "again", policy=RobotPolicy(model, processor), **{**settings, "workers": 1})
+    )
+    assert (evaluation.summary["ms_per_action"] or 0) > 0
+    policy, env = RobotPolicy(model, processor), ToyCalvin()
+    for chain, result in zip(official_chains(), evaluation.results):
+        robot_obs, scene_obs = starting_scene(chain.start)
+        env.reset(seed=chain.number, options={"robot_obs": robot_obs, "scene_obs": scene_obs})
+        digest = hashlib.blake2b(digest_size=16)
+        for task in chain.tasks[: len(result["subtasks"])]:
+            obs, success = env.begin_subtask(task, env.sentences()[task]), False
+            policy.reset()
+            for _ in range(9):
+                if not success:
+                    images = {f"rgb_{name}": image for name, image in obs["images"].items()}
+                    state = obs["state"][[0, 1, 2, 3, 4, 5, 14]]
+                    action = policy.select_action({**obs, "images": images, "state": state})
+                    obs, _, success, _, info = env.step(action)
+                    digest.update(action.tobytes() + info["robot_obs"].tobytes() + info["scene_obs"].tobytes())
+        assert digest.hexdigest() == result["digest"]
 
 
 def test_null_holds_still_with_an_open_gripper_and_asks_for_no_picture(tmp_path):

@@ -8,7 +8,7 @@ from ..errors import InputError
 
 
 # Flags of episodes that chains do not have: the chain says tasks, starts and sentences.
-MEANINGLESS = ("tasks", "episodes", "variations", "seed", "protocol", "real_time")
+MEANINGLESS = ("tasks", "episodes", "variations", "seed", "protocol", "envs", "real_time")
 FLAGS = ("chains", "shard", "merge", "official_quirks", "renderer", "batch", "calvin_python", "calvin_root", "dataset")
 
 

@@ -53,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="simulator processes; 0: within this one"
     )
-    parser.add_argument("--envs", type=int, default=16, help="episodes that run side by side (80 MB each)")
+    parser.add_argument("--envs", type=int, help="episodes that run side by side, 80 MB each (default: 16)")
     parser.add_argument("--videos", type=int, default=1, help="successes, and failures, to film of each task")
     parser.add_argument(
         "--execute", type=int, help="actions to run of each plan; the policy's own number if not given"
@@ -119,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=args.policy,
         protocol=protocol.name,
         workers=args.workers,
-        envs=args.envs,
+        envs=16 if args.envs is None else args.envs,
         execute=args.execute,
         max_steps=args.max_steps,
         seed=args.policy_seed,
