@@ -189,6 +189,25 @@ def test_a_gr1_acts_as_robot_policy_lets_it(tmp_path, options):
         assert digest.hexdigest() == result["digest"]
 
 
+def test_a_vpdd_that_draws_its_actions_acts_alike_for_any_number_of_workers(tmp_path):
+    from hf_vpdd import RobotPolicy
+    from tests.pipelines import tiny_policy as tiny
+
+    draw = np.random.default_rng(0)
+    processor = tiny.VPDDProcessor.from_dataset_stats(
+        draw.uniform(-1, 1, (200, 7)).astype(np.float32), draw.normal(size=(200, 7)).astype(np.float32),
+        tiny.train_tokenizer(tiny.SENTENCES, 300), num_action_bins=7, image_size=16, chunk_size=3,
+        max_instruction_length=20, cameras=("rgb_static", "rgb_gripper"),
+    )  # fmt: skip
+    config = tiny.small_config(text_config=tiny.TEXT, num_views=2, action_dim=7, state_dim=7)
+    model = tiny.VPDDForRobotPolicy(config).eval()
+    one, two, other = (
+        evaluate(tmp_path / name, policy=RobotPolicy(model, processor), chains=2, max_steps=6, **settings)
+        for name, settings in (("1", {"workers": 1}), ("2", {"workers": 2}), ("seed", {"policy_seed": 1}))
+    )
+    assert essence(one) == essence(two) != essence(other)
+
+
 def test_null_holds_still_with_an_open_gripper_and_asks_for_no_picture(tmp_path):
     policy = load_calvin_policy("null")
     actions = policy.predict([None]).actions
