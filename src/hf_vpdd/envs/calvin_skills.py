@@ -51,7 +51,7 @@ def _slide(direction: int) -> Callable[[np.ndarray], list[Motion]]:
     def motions(scene: np.ndarray) -> list[Motion]:
         x = 0.04 - scene[0]  # the handle's
         start, end = x - 0.07 * direction, x + 0.26 * direction
-        return [_at(start, -0.12, 0.62), _at(start, -0.005, 0.575), _at(end, -0.005, 0.575, speed=0.7, wait=2)]
+        return [_at(start, -0.12, 0.62), _at(start, 0.01, 0.57), _at(end, 0.01, 0.57, speed=0.7, wait=2)]
 
     return motions
 
@@ -119,8 +119,11 @@ SKILLS: dict[str, Callable[[np.ndarray], list[Motion]]] = {
 def starting_scene(task: str, generator: np.random.Generator) -> np.ndarray:
     """scene_obs (24,) in which this task can be done: things where they must be, the blocks here and there."""
     scene = np.zeros(24)
-    wanted = {"move_slider_right": (0, 1), "move_slider_left": (0, 0), "close_drawer": (1, 1), "open_drawer": (1, 0)}
-    wanted |= {
+    wanted = {
+        "move_slider_right": (0, 1),
+        "move_slider_left": (0, 0),
+        "close_drawer": (1, 1),
+        "open_drawer": (1, 0),
         "turn_off_lightbulb": (4, 1),
         "turn_on_lightbulb": (4, 0),
         "turn_off_led": (5, 1),
