@@ -224,10 +224,8 @@ def _by_task(results: Sequence[dict[str, Any]]) -> str:
 
 def _paired(results: Sequence[dict[str, Any]], demos: int, one: str, other: str) -> list[tuple[int, int]]:
     """Successes of both arms where the same seed and draw ran for both."""
-    won = {
-        (r["arm"], r["seed"], r["draw"]): sum(t["successes"] for t in r["tasks"].values())
-        for r in results
-        if r["demos"] == demos
-    }
-    runs = sorted({key[1:] for key in won})
-    return [(won[one, *run], won[other, *run]) for run in runs if (one, *run) in won and (other, *run) in won]
+    won: dict[str, dict[tuple[int, int], int]] = {one: {}, other: {}}
+    for r in results:
+        if r["demos"] == demos and r["arm"] in won:
+            won[r["arm"]][r["seed"], r["draw"]] = sum(t["successes"] for t in r["tasks"].values())
+    return [(won[one][run], won[other][run]) for run in sorted(won[one].keys() & won[other].keys())]
