@@ -10,21 +10,21 @@ the plan of N = 1):
 
 * "N = 1": the plan of today.
 * "N = ..., best value": `RobotPolicy(..., value_model=..., num_candidates=N)`.
-* "N = ..., random": one of the same N candidates, whatever its value (by a hash of its picture, so that the choice can be
-  repeated). It is a plan like that of N = 1 from other draws: what it wins and loses against N = 1 is chance.
-* "N = ..., worst value": the candidate of the smallest value. If the value knows anything that matters, this row is the
-  worst, and the distance from best to worst is twice what there is to see.
+* "N = ..., random": one of the same N candidates, whatever its value (by a hash of its picture, so that the choice
+  can be repeated). It is a plan like that of N = 1 from other draws: what it wins and loses against N = 1 is chance.
+* "N = ..., worst value": the candidate of the smallest value. If the value knows anything that matters, this row is
+  the worst, and the distance from best to worst is twice what there is to see.
 
-Candidates differ by what they imagine: video codes are drawn at --video-temperature 1, the action bins at --temperature
-0 are the likeliest for that video (the defaults of the policy, and of its reported success). With --temperature above
-0 the actions differ for the same video too, and so does N = 1.
+Candidates differ by what they imagine: video codes are drawn at --video-temperature 1, the action bins at
+--temperature 0 are the likeliest for that video (the defaults of the policy, and of its reported success). With
+--temperature above 0 the actions differ for the same video too, and N = 1 is drawn like that as well.
 
 Columns: success with its 95 % Wilson interval; episodes won and lost against N = 1 with the two-sided sign test of
-these; against the random choice of the same N; ms of one plan for one robot (as in sampler_quality.py: median, the rows
-take turns; on a CPU the processor time of one thread) and `ratio`, how many plans of N = 1 that is; of plans on recorded
-observations how much the values of the N candidates spread (standard deviation; V counts steps, as -(1 - gamma^steps) /
-(1 - gamma)) and how far the actions of two candidates lie apart (mean absolute difference, the range is [-1, 1]).
-Finished parts lie in --out and are not measured again.
+these; against the random choice of the same N; ms of one plan for one robot (as in sampler_quality.py: median, the
+rows take turns; on a CPU the processor time of one thread) and `ratio`, how many plans of N = 1 that is; of plans on
+recorded observations how much the values of the N candidates spread (standard deviation; V is minus the discounted
+number of steps to the goal) and how far the actions of two candidates lie apart (mean absolute difference, of a range
+of [-1, 1]). Finished parts lie in --out and are not measured again.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def make_rows(counts, worst: bool = True) -> list[Row]:
     return [Row(), *(Row(count, choice) for count in sorted(set(counts)) for choice in choices)]
 
 
-# ---- the two controls: anything with `values`, `processor` and what else a ranker has ---------------------------------
+# ---- the two controls: anything with `values`, `processor` and what else a ranker has -------------------------------
 
 
 class _Control:
@@ -118,7 +118,7 @@ def make_policies(rows, args, ranker) -> dict:
     return policies
 
 
-# ---- measuring --------------------------------------------------------------------------------------------------------
+# ---- measuring ------------------------------------------------------------------------------------------------------
 
 
 def spreads(policy, seen) -> dict[str, float]:
@@ -204,7 +204,7 @@ def gather(rows, kept) -> list[dict]:
 def markdown(lines: list[dict]) -> str:
     """The table for the documentation."""
     head = (
-        "| choice | episodes | success [95 %] | won / lost to N = 1 (p) | to random (p) | ms a plan | plans of N = 1 | "
+        "| choice | episodes | success [95 %] | won / lost to N = 1 (p) | to random (p) | ms a plan | times N = 1 | "
         "spread of values | actions apart |"
     )
     out = [head, "|" + "---|" * 9]
@@ -326,7 +326,7 @@ def main(argv: list[str] | None = None) -> int:
     lines = gather(rows, kept)
     if args.json:
         for line in lines:
-            print(json.dumps({k: round(v, 4) if isinstance(v, float) else v for k, v in line.items()}))
+            print(json.dumps({k: float(f"{v:.6g}") if isinstance(v, float) else v for k, v in line.items()}))
     else:
         print(markdown(lines))
     if args.write:
