@@ -233,7 +233,7 @@ BEGIN, END = "<!-- table: written by value_guided_planning.py -->", "<!-- end of
 
 
 def untrained_ranker(policy: str):
-    """For --quick: a small value network that has learned nothing, of the policy's camera, with black goals."""
+    """For --quick: a small value network that has learned nothing, of the policy's camera, with noise for goals."""
     import numpy as np
     import torch
 
@@ -249,7 +249,7 @@ def untrained_ranker(policy: str):
     side = min(32, reader.model.config.vqvae_config.image_size)
     model = VPTRForValuePrediction(VPTRConfig.tiny(side, impala_widths=[4, 4], value_hidden_sizes=[16, 16]))
     processor = VPTRProcessor(image_size=side, condition="none", cameras=reader.processor.cameras[0])
-    goal = np.zeros((side, side, 3), np.uint8)
+    goal = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return ValueRanker(model, processor, {episode.instruction: goal for episode in make_episodes(MT10, 1)})
 
 
