@@ -119,6 +119,11 @@ def check_is_policy_checkpoint(model) -> None:
             f"{model.name_or_path}: holds a {saved_as[0]}, not a policy ({type(model).__name__}). Fine-tune it on "
             "demonstrations first (training/finetune.py)."
         )
+    if not hasattr(model, "sample_actions") and not hasattr(model, "sample_video"):
+        raise InputError(
+            f"{model.name_or_path}: holds a {type(model).__name__}, which neither acts nor imagines. A value model "
+            "may guide another policy (value_model=...), or start one (training/offline_rl.py)."
+        )
 
 
 def check_sampling(
