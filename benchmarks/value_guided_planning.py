@@ -2,7 +2,7 @@
 
     python benchmarks/value_guided_planning.py --value-model outputs/value --value-goals data/metaworld_mt10
     python benchmarks/value_guided_planning.py --quick        # under a minute on 2 cores: that it runs, no result
-    python benchmarks/value_guided_planning.py --value-model ... --candidates 4 --no-worst --episodes 20
+    python benchmarks/value_guided_planning.py --value-model ... --candidates 4 16 --controls 4 16 --episodes 50
     python benchmarks/value_guided_planning.py --value-model ... --report --write docs/vptr.md     # what is there
 
 Rows, all with the same policy weights, the same episodes and the same random draws of the first candidate (which is
@@ -15,12 +15,15 @@ the plan of N = 1):
 * "N = ..., worst value": the candidate of the smallest value. If the value knows anything that matters, this row is
   the worst, and the distance from best to worst is twice what there is to see.
 
+The controls are run for the smallest N alone unless --controls names others: a random choice of 16 is distributed like
+one of 4, like N = 1.
+
 Candidates differ by what they imagine: video codes are drawn at --video-temperature 1, the action bins at
 --temperature 0 are the likeliest for that video (the defaults of the policy, and of its reported success). With
 --temperature above 0 the actions differ for the same video too, and N = 1 is drawn like that as well.
 
 Columns: success with its 95 % Wilson interval; episodes won and lost against N = 1 with the two-sided sign test of
-these; against the random choice of the same N; ms of one plan for one robot (as in sampler_quality.py: median, the
+these; against the random choice; ms of one plan for one robot (as in sampler_quality.py: median, the
 rows take turns; on a CPU the processor time of one thread) and `ratio`, how many plans of N = 1 that is; of plans on
 recorded observations how much the values of the N candidates spread (standard deviation; V is minus the discounted
 number of steps to the goal) and how far the actions of two candidates lie apart (mean absolute difference, of a range
@@ -54,10 +57,14 @@ class Row:
         return f"N = {self.count}, {self.choice}{'' if self.choice == 'random' else ' value'}"
 
 
-def make_rows(counts, worst: bool = True) -> list[Row]:
-    """The cheap ones first: a run that is stopped has measured what matters most."""
-    choices = ("best", "random", "worst") if worst else ("best", "random")
-    return [Row(), *(Row(count, choice) for count in sorted(set(counts)) for choice in choices)]
+def make_rows(counts, controls=None) -> list[Row]:
+    """The cheap ones first: a run that is stopped has measured what matters most. controls: the N of the other two
+    choices; the smallest if not given."""
+    counts, rows = sorted(set(counts)), [Row()]
+    controls = counts[:1] if controls is None else controls
+    for count in counts:
+        rows += [Row(count, choice) for choice in ("best", "random", "worst") if choice == "best" or count in controls]
+    return rows
 
 
 # ---- the two controls: anything with `values`, `processor` and what else a ranker has -------------------------------
@@ -171,7 +178,7 @@ def measure(args, rows, policies, kept) -> None:
                 progress=not args.json,
             )  # fmt: skip
             kept.put(row.name, "episodes", done.results)
-            print(markdown(gather([row], kept)).splitlines()[-1], file=sys.stderr, flush=True)
+            print(markdown(gather(rows, kept)).splitlines()[2 + rows.index(row)], file=sys.stderr, flush=True)
 
 
 def gather(rows, kept) -> list[dict]:
@@ -182,6 +189,7 @@ def gather(rows, kept) -> list[dict]:
         return {(one["task"], one["seed"]): one["success"] for one in kept.get(name, "episodes") or ()}
 
     plain_ms, out = (kept.get(PLAIN, "time") or {}).get("ms"), []
+    chance = [row for row in rows if row.choice == "random"]
     for row in rows:
         line = {"name": row.name, "ms": None, "ratio": None, "peak_mb": None}
         line |= {**(kept.get(row.name, "time") or {}), **(kept.get(row.name, "spread") or {})}
@@ -190,7 +198,9 @@ def gather(rows, kept) -> list[dict]:
         if results := kept.get(row.name, "episodes"):
             one, ours = score(row.name, results), successes(row.name)
             line |= {"episodes": one.episodes, "success": one.rate, "low": one.low, "high": one.high}
-            for against, name in (("plain", PLAIN), ("random", Row(row.count, "random").name)):
+            # of the same N where there is one
+            nearest = min(chance, key=lambda other: abs(other.count - row.count), default=row)
+            for against, name in (("plain", PLAIN), ("random", row.name if row.count == 1 else nearest.name)):
                 theirs = successes(name)
                 if name == row.name or not theirs:
                     continue
@@ -267,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--candidates", type=int, nargs="+", default=[4, 16], metavar="N", help="numbers of candidates"
     )
-    parser.add_argument("--no-worst", action="store_true", help="leave the rows of the worst value out")
+    parser.add_argument("--controls", type=int, nargs="*", metavar="N", help="of these; the smallest if not given")
     parser.add_argument("--temperature", type=float, help="of the action bins; the policy's own (0) if not given")
     parser.add_argument("--video-temperature", type=float, help="of the codes; the policy's own (1) if not given")
     parser.add_argument("--tasks", default="mt10", help="as in `hf-vpdd eval`")
@@ -297,6 +307,8 @@ def main(argv: list[str] | None = None) -> int:
 
     if min(args.candidates) < 2:
         raise InputError(f"--candidates: N = 1 is always there; give numbers from 2 up, got {args.candidates}")
+    if not set(args.controls or ()) <= set(args.candidates):
+        raise InputError(f"--controls {args.controls}: not all are among --candidates {args.candidates}")
     if args.value_model is None and not args.quick:
         raise InputError(
             "--value-model: name the folder of a value model (training/pretrain.py --model vptr makes one), or use "
@@ -307,7 +319,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.quick:
         args.tasks, args.episodes, args.token_episodes, args.moments = "drawer-close", 1, 1, 2
         args.candidates, args.repeats, args.max_steps = [4], 3, args.max_steps or 40
-    rows = make_rows(args.candidates, not args.no_worst)
+    rows = make_rows(args.candidates, args.controls)
     configure_gl()
     ranker = (
         untrained_ranker(args.policy) if args.value_model is None else as_ranker(args.value_model, args.value_goals)

@@ -54,21 +54,21 @@ def test_sign_test_and_rows(benchmark):
     assert benchmark.sign_test(0, 0) == 1 and benchmark.sign_test(3, 3) == 1
     assert benchmark.sign_test(5, 0) == pytest.approx(2 / 32) and benchmark.sign_test(1, 7) == pytest.approx(18 / 256)
     names = [row.name for row in benchmark.make_rows([16, 4, 4])]
-    assert names == [
-        "N = 1", "N = 4, best value", "N = 4, random", "N = 4, worst value",
-        "N = 16, best value", "N = 16, random", "N = 16, worst value",
-    ]  # fmt: skip
-    assert [row.name for row in benchmark.make_rows([4], worst=False)][-1] == "N = 4, random"
+    assert names == ["N = 1", "N = 4, best value", "N = 4, random", "N = 4, worst value", "N = 16, best value"]
+    assert [row.name for row in benchmark.make_rows([4, 16], [16])][1:3] == ["N = 4, best value", "N = 16, best value"]
+    assert len(benchmark.make_rows([4, 16], [4, 16])) == 7 and len(benchmark.make_rows([4, 16], [])) == 3
 
 
 def test_won_and_lost(benchmark):
     class Kept:
         def get(self, row, kind):
             solved = {"N = 1": (1, 0, 0), "N = 4, best value": (0, 1, 1), "N = 4, random": (1, 1, 0)}
-            episodes = [{"task": "t", "seed": i, "success": bool(x), "steps": 9} for i, x in enumerate(solved[row])]
+            solved = solved.get(row, (1, 1, 1))
+            episodes = [{"task": "t", "seed": i, "success": bool(x), "steps": 9} for i, x in enumerate(solved)]
             return {"time": {"ms": 10.0 if row == "N = 1" else 25.0}, "episodes": episodes}.get(kind)
 
-    plain, best, chance = benchmark.gather(benchmark.make_rows([4], worst=False), Kept())
+    plain, best, chance, _, more = benchmark.gather(benchmark.make_rows([4, 16]), Kept())
+    assert (more["won_random"], more["lost_random"]) == (1, 0)  # of the N that has one
     assert (best["won_plain"], best["lost_plain"], best["won_random"], best["lost_random"]) == (2, 1, 1, 1)
     assert (chance["won_plain"], chance["lost_plain"]) == (1, 0) and "won_random" not in chance
     assert best["ratio"] == 2.5 and "won_plain" not in plain
