@@ -227,11 +227,13 @@ def measure(args) -> list[dict]:
                 if (side, source) != ("literal, channels-last", "decoded")
             }
             times = take_turns(turns, args.repeats, args)
+            sides = () if args.no_memory else SIDES
+            peaks = {side: in_child(child_arguments(args, objective, side))["peak_mb"] for side in sides}
             for (side, source), ms in times.items():
-                peak = None if args.no_memory else in_child(child_arguments(args, objective, side))["peak_mb"]
                 rows.append({
                     "name": f"{objective}, frames {'from the cache' if source == 'cache' else source}, {side}",
-                    "ms": ms, "ratio": times["literal", source] / ms, "peak_mb": peak, "loss": losses[side][-1],
+                    "ms": ms, "ratio": times["literal", source] / ms, "peak_mb": peaks.get(side),
+                    "loss": losses[side][-1],
                 })  # fmt: skip
     return rows
 

@@ -84,10 +84,17 @@ def test_another_loss_is_noticed(benchmark, frames):
         found.check()
 
 
-def test_rows(benchmark, capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT)])  # the child is the script, not pytest
-    assert benchmark.main([*WORDS, "--json", "--objectives", "icvf", "--clock", "cpu"]) == 0
+def test_rows(benchmark, capsys):
+    assert benchmark.main([*WORDS, "--json", "--objectives", "icvf", "--clock", "cpu", "--no-memory"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
     assert len(rows) == 5 and all({"name", "ms", "ratio", "peak_mb", "loss"} <= set(row) for row in rows)
     assert all(row["ms"] > 0 for row in rows) and len({row["loss"] for row in rows}) == 1
     assert [row["ratio"] for row in rows if row["name"].endswith("literal")] == [1, 1]
+
+
+def test_memory_of_one_side(benchmark, capsys):
+    """What the child processes of the table run, with the arguments that they get."""
+    args = argparse.Namespace(encoder="impala", image_size=16, batch=4, threads=1)
+    for side in ("literal", "ours"):
+        assert benchmark.main(benchmark.child_arguments(args, "cql", side)) == 0
+        assert json.loads(capsys.readouterr().out.splitlines()[-1])["peak_mb"] >= 0
