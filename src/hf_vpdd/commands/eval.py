@@ -79,6 +79,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="as on a robot that moves while the network computes: a plan begins with what the last one still holds",
     )
+    parser.add_argument(
+        "--value-model",
+        metavar="DIR",
+        help="value-guided planning: a V-PTR value model (training/pretrain.py --model vptr) judges the end of each "
+        "imagined future",
+    )
+    parser.add_argument(
+        "--num-candidates", type=int, help="futures to imagine for each plan, of which the best one is carried out"
+    )
+    parser.add_argument(
+        "--value-goals",
+        metavar="DATASET",
+        help="demonstrations whose last frames show what each instruction asks for; needed by value models that read "
+        "no words",
+    )
     _eval_calvin.add_arguments(parser)
 
 
@@ -110,6 +125,8 @@ def run(args: argparse.Namespace) -> int:
     options = _policy_options(args)
     leave_cores_to(args.workers)
     policy = load_policy(args.policy, **options)
+    if getattr(policy, "ranker", None) is not None:
+        policy.ranker.require_goals(said for episode in episodes if (said := episode.instruction))
     name = Path(args.policy).name
     evaluation = evaluate(
         policy,
@@ -142,6 +159,9 @@ def _policy_options(args: argparse.Namespace) -> dict:
         "action_steps": args.action_steps,
         "guidance_scale": args.guidance_scale,
         "real_time": args.real_time or None,
+        "value_model": args.value_model,
+        "num_candidates": args.num_candidates,
+        "value_goals": args.value_goals,
     }
     options = {name: value for name, value in options.items() if value is not None}
     if args.policy in ("expert", "null") and options:

@@ -45,7 +45,7 @@ def icvf_loss(
 ) -> IcvfLoss:
     """
     Each distinct image is encoded once by each network: s, s+, z with gradient, s', s, s+, z by the target; seven
-    passes in two calls. The literal transcription takes twelve.
+    passes. The literal transcription takes twelve.
 
     Args:
         model, target: [`VPTRForValuePrediction`] and its slow copy.
@@ -110,5 +110,8 @@ def icvf_loss(
 
 
 def _encode(network, images: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    """One call for all images: no layer of the encoders mixes the batch."""
+    """No layer of the encoders mixes the batch: one call serves all images on a GPU. A CPU is a sixth faster without,
+    what it works on stays nearer."""
+    if images[0].is_cpu:
+        return tuple(network.encode(image) for image in images)
     return network.encode(torch.cat(images)).chunk(len(images))
