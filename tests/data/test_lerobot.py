@@ -202,8 +202,8 @@ def test_opening_reads_the_tables_and_no_episode(tmp_path, monkeypatch):
     with LeRobotWriter(tmp_path / "set", FPS) as writer:
         for number in range(600):
             writer.add_encoded_episode({"corner2": video}, {"action": np.zeros((2, 2))}, f"task {number % 7}")
-    opened, read = [], lerobot._read_parquet
-    monkeypatch.setattr(lerobot, "_read_parquet", lambda path, *rest: (opened.append(path.name), read(path, *rest))[1])
+    opened, read = [], lerobot.read_parquet
+    monkeypatch.setattr(lerobot, "read_parquet", lambda path, *rest: (opened.append(path.name), read(path, *rest))[1])
     dataset = LeRobotDataset(tmp_path / "set")
     assert sorted(opened) == ["file-000.parquet", "tasks.parquet"] and not dataset._videos._open
     assert dataset.num_episodes == 600 and len(dataset.tasks) == 7

@@ -65,6 +65,8 @@ def summarize(dataset) -> dict:
         "data_files": len(data_files),
         "data_mb": round(data_bytes / 1e6, 3),
         "cameras": dataset.cameras,
+        "depth": [key for key in getattr(dataset, "depth_keys", ())],
+        "video_backend": _backend(dataset),
         "features": {
             key: {"dtype": f.get("dtype"), "shape": list(f.get("shape") or []), "names": f.get("names")}
             for key, f in dataset.features.items()
@@ -74,6 +76,14 @@ def summarize(dataset) -> dict:
             for task, number in Counter(table.task).items()
         ],
     }  # fmt: skip
+
+
+def _backend(dataset) -> str | None:
+    """The library that decodes, with its version; None where there is nothing to decode."""
+    from ..data.video_backends import describe_backend
+
+    name = getattr(dataset, "video_backend", None)
+    return describe_backend(name) if name and dataset.episodes.video_files else None
 
 
 def print_summary(summary: dict) -> None:
@@ -89,6 +99,8 @@ def print_summary(summary: dict) -> None:
         f"{summary['video_files']} video files, {summary['video_mb']:.1f} MB; "
         f"{summary['data_files']} data files, {summary['data_mb']:.1f} MB"
     )
+    if summary["video_backend"]:
+        print(f"videos are decoded by {summary['video_backend']}")
     _print_table(
         ("feature", "dtype", "shape", "names"),
         [

@@ -9,8 +9,6 @@ per episode and tables in JSON lines. Both become the same `EpisodeTable`; nothi
 """
 
 import hashlib
-import io
-import json
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,16 +16,27 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-from PIL import Image
 
 from ..errors import InputError
+from .lerobot_files import (
+    RECORD_AGAIN,
+    check_info,
+    decode_image,
+    is_depth,
+    merge_statistics,
+    read_json,
+    read_json_lines,
+    read_parquet,
+    read_rows,
+    tasks_of_table,
+    to_numpy,
+)
 from .statistics import from_json
 from .video import VideoReader
+from .video_backends import make_video_reader, resolve_backend
 
 
 IMAGE_PREFIX = "observation.images."
-RECORD_AGAIN = "run `hf-vpdd record` again with the same --out (it resumes where it stopped)"
 V3_DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 
 
@@ -56,17 +65,33 @@ class LeRobotDataset:
     Args:
         root_or_repo_id: A folder, or a dataset id `user/name` on the Hub, which is downloaded.
         max_open_videos: How many video files are kept open at a time.
+        streaming: Of a dataset on the Hub: download the tables now, and a file of data or video when it is first
+            needed. (It stays in the Hub's cache; nothing is downloaded twice.)
+        video_backend: "auto", "pyav" or "torchcodec"; see `video_backends`.
+        revision: Of a dataset on the Hub: branch, tag or commit.
+        require_files: Refuse a dataset that lacks files. False: `missing_files` lists them.
 
     Attributes: root, info, fps, features, tasks (by task_index), cameras, num_episodes, num_frames, episodes
-    (`EpisodeTable`), stats.
+    (`EpisodeTable`), stats, missing_files.
 
     Raises:
         InputError: Nothing there, a recording that was not finished, a missing or broken file, an unknown version.
     """
 
-    def __init__(self, root_or_repo_id: str | os.PathLike, max_open_videos: int = 8):
-        self.root = _find_root(root_or_repo_id)
-        self.info = _read_json(self.root / "meta" / "info.json")
+    def __init__(
+        self,
+        root_or_repo_id: str | os.PathLike,
+        max_open_videos: int = 8,
+        streaming: bool = False,
+        video_backend: str = "auto",
+        revision: str | None = None,
+        require_files: bool = True,
+    ):
+        self.root = find_root(root_or_repo_id, streaming, revision)
+        # Files still to come: their source, while streaming; the folder of a snapshot is named by its commit.
+        local = Path(root_or_repo_id).expanduser() == self.root
+        self._remote = (str(root_or_repo_id), self.root.name) if streaming and not local else None
+        self.info = read_json(self.root / "meta" / "info.json")
         for name in ("codebase_version", "fps", "features"):
             if name not in self.info:
                 raise InputError(
@@ -75,6 +100,7 @@ class LeRobotDataset:
         self.version = str(self.info["codebase_version"])
         self.fps = self.info["fps"]
         self.features: dict[str, dict] = self.info["features"]
+        check_info(self.info, self.root / "meta" / "info.json")
         self._camera_keys = [k for k, f in self.features.items() if f.get("dtype") in ("video", "image")]
         self._video_keys = [k for k, f in self.features.items() if f.get("dtype") == "video"]
         if self.version.startswith("v3"):
@@ -85,8 +111,16 @@ class LeRobotDataset:
             raise InputError(f"{self.root} has LeRobot format {self.version!r}; v3.0 and v2.x can be read")
         self.num_episodes = len(self.episodes.length)
         self.num_frames = int(self.episodes.length.sum())
-        self._check_complete()
-        self._videos = VideoReader(max_open_videos)
+        self.missing_files = [] if self._remote else self._find_missing()
+        if self.num_episodes == 0:
+            raise InputError(f"{self.root} holds no episodes")
+        if self.missing_files and require_files:
+            raise InputError(
+                f"{self.root} lacks {len(self.missing_files)} of its files, the first is "
+                f"{self.missing_files[0].relative_to(self.root)}; copy the dataset again, or {RECORD_AGAIN}"
+            )
+        self.video_backend = resolve_backend(video_backend)
+        self._videos = make_video_reader(self.video_backend, max_open_videos)
         self._table: tuple[Path, pa.Table] | None = None  # the data file read last
 
     def __len__(self) -> int:
@@ -97,12 +131,24 @@ class LeRobotDataset:
 
     @property
     def cameras(self) -> list[str]:
-        """Names of the cameras, without the prefix `observation.images.`."""
-        return [key.removeprefix(IMAGE_PREFIX) for key in self._camera_keys]
+        """Names of the cameras, without the prefix `observation.images.`; depth is not among them."""
+        return [key.removeprefix(IMAGE_PREFIX) for key in self._camera_keys if key not in self.depth_keys]
+
+    @property
+    def image_keys(self) -> list[str]:
+        """The features that are pictures or videos, depth among them."""
+        return list(self._camera_keys)
+
+    @cached_property
+    def depth_keys(self) -> list[str]:
+        """The features that are depth: said so by their `info`, or pictures of one channel."""
+        return [key for key in self._camera_keys if is_depth(self.features[key])]
 
     @cached_property
     def fingerprint(self) -> str:
         """64 hexadecimal digits that change when the dataset changes; see `dataset_fingerprint`."""
+        if self._remote:
+            return hashlib.sha256("@".join(self._remote).encode()).hexdigest()
         return dataset_fingerprint(self.root)
 
     @cached_property
@@ -110,10 +156,10 @@ class LeRobotDataset:
         """Statistics by feature; v2.1 datasets keep them per episode, so they are merged here (without quantiles)."""
         path = self.root / "meta" / "stats.json"
         if path.exists():
-            return from_json(_read_json(path))
+            return from_json(read_json(path))
         path = self.root / "meta" / "episodes_stats.jsonl"
         if path.exists():
-            return _merge_statistics([from_json(row["stats"]) for row in _read_json_lines(path)])
+            return merge_statistics([from_json(row["stats"]) for row in read_json_lines(path)])
         raise InputError(f"{self.root} has no statistics (meta/stats.json); write the dataset again")
 
     def camera_key(self, camera: str) -> str:
@@ -133,12 +179,11 @@ class LeRobotDataset:
         start, length = int(self._row_start[index]), int(self.episodes.length[index])
         path = self.episodes.data_files[self.episodes.data_file[index]]
         if self._table is None or self._table[0] != path:
-            self._table = (path, _read_parquet(path))
+            self._table = (path, read_parquet(self._here(path), leave_out=self._camera_keys))
         table = self._table[1].slice(start, length)
         if table.num_rows != length:
             raise InputError(f"{path} ends inside episode {index}: {table.num_rows} of {length} rows; {RECORD_AGAIN}")
-        output = {name: _to_numpy(table.column(name), name, path) for name in table.column_names}
-        output = {key: value for key, value in output.items() if key not in self._camera_keys}
+        output = {name: to_numpy(table.column(name), name, path) for name in table.column_names}
         if "episode_index" in output and (output["episode_index"] != index).any():
             raise InputError(f"{path}: rows {start}... do not belong to episode {index}; the episode table is wrong")
         if images:
@@ -146,19 +191,35 @@ class LeRobotDataset:
         return output | {"task": self.episodes.task[index]}
 
     def frames(self, camera: str, episode: int, first: int = 0, count: int | None = None) -> np.ndarray:
-        """Frames of one camera, uint8 (count, H, W, 3): the whole episode, or `count` of them from `first` on."""
+        """Frames of one camera, uint8 (count, H, W, 3): the whole episode, or `count` of them from `first` on.
+
+        Of a depth feature: (count, H, W, 1) in the numbers of the pictures (uint8, uint16, int32 or float32); of depth
+        that is stored as video the grey values, uint8 or, of more than 8 bits, uint16 over the full range.
+        """
         key = self.camera_key(camera)
         episode = self._checked(episode)
         length = int(self.episodes.length[episode])
         count = length - first if count is None else count
         if first < 0 or count < 1 or first + count > length:
             raise InputError(f"frames {first} to {first + count - 1} asked of episode {episode}, which has {length}")
+        depth = key in self.depth_keys
         if key in self._video_keys:
-            path = self.episodes.video_files[key][self.episodes.video_file[key][episode]]
-            return self._videos.read(path, int(self.episodes.video_start[key][episode]) + first, count, self.fps)
-        path = self.episodes.data_files[self.episodes.data_file[episode]]
-        column = _read_parquet(path, [key]).column(key).slice(int(self._row_start[episode]) + first, count)
-        return np.stack([_decode_image(cell, self.root, key, episode) for cell in column.to_pylist()])
+            path = self._here(self.episodes.video_files[key][self.episodes.video_file[key][episode]])
+            start = int(self.episodes.video_start[key][episode]) + first
+            if depth:
+                return self._depth_videos.read(path, start, count, self.fps)
+            return self._videos.read(path, start, count, self.fps)
+        path = self._here(self.episodes.data_files[self.episodes.data_file[episode]])
+        cells = read_rows(path, key, int(self._row_start[episode]) + first, count).to_pylist()
+        frames = [decode_image(cell, self.root, key, episode, depth) for cell in cells]
+        if len(frames) != count or len({(frame.shape, frame.dtype) for frame in frames}) != 1:
+            found = sorted({str(frame.shape) for frame in frames})
+            raise InputError(f"{path}: episode {episode} needs {count} pictures {key} of one size, found {found}")
+        return np.stack(frames)
+
+    @cached_property
+    def _depth_videos(self) -> VideoReader:
+        return VideoReader(self._videos.max_open, grey=True)
 
     def columns(self, names: list[str]) -> dict[str, np.ndarray]:
         """Features of all frames in order, each (num_frames, ...); the names must exist.
@@ -172,9 +233,9 @@ class LeRobotDataset:
         wanted = list(dict.fromkeys([*names, "episode_index"]))
         pieces: dict[str, list[np.ndarray]] = {name: [] for name in wanted}
         for path in self.episodes.data_files:
-            table = _read_parquet(path, wanted)
+            table = read_parquet(self._here(path), wanted)
             for name in wanted:
-                pieces[name].append(_to_numpy(table.column(name), name, path))
+                pieces[name].append(to_numpy(table.column(name), name, path))
         output = {name: np.concatenate(values) for name, values in pieces.items()}
         found, expected = output["episode_index"], np.repeat(np.arange(self.num_episodes), self.episodes.length)
         if len(found) != len(expected):
@@ -194,14 +255,14 @@ class LeRobotDataset:
 
     def _read_v3(self) -> tuple[list[str], EpisodeTable]:
         meta = self.root / "meta"
-        tasks = _tasks_of_table(_read_parquet(meta / "tasks.parquet"), meta / "tasks.parquet")
+        tasks = tasks_of_table(read_parquet(meta / "tasks.parquet"), meta / "tasks.parquet")
         paths = sorted((meta / "episodes").glob("chunk-*/file-*.parquet"))
         if not paths:
             raise InputError(f"{self.root} lacks meta/episodes/chunk-000/file-000.parquet; {RECORD_AGAIN}")
         wanted = ["episode_index", "tasks", "length", "data/chunk_index", "data/file_index", "dataset_from_index"]
         for key in self._video_keys:
             wanted += [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
-        table = pa.concat_tables([_read_parquet(path, wanted) for path in paths])
+        table = pa.concat_tables([read_parquet(path, wanted) for path in paths])
         column = {name: table.column(name).to_numpy() for name in wanted if name != "tasks"}
         number = table.num_rows
         if (column["episode_index"] != np.arange(number)).any():
@@ -227,9 +288,9 @@ class LeRobotDataset:
 
     def _read_v2(self) -> tuple[list[str], EpisodeTable]:
         meta = self.root / "meta"
-        rows = _read_json_lines(meta / "tasks.jsonl")
+        rows = read_json_lines(meta / "tasks.jsonl")
         tasks = [row["task"] for row in sorted(rows, key=lambda row: row["task_index"])]
-        episodes = sorted(_read_json_lines(meta / "episodes.jsonl"), key=lambda row: row["episode_index"])
+        episodes = sorted(read_json_lines(meta / "episodes.jsonl"), key=lambda row: row["episode_index"])
         number = len(episodes)
         if [row["episode_index"] for row in episodes] != list(range(number)):
             raise InputError(f"{meta / 'episodes.jsonl'} does not count its episodes from 0 without gaps")
@@ -260,16 +321,21 @@ class LeRobotDataset:
         np.minimum.at(first, self.episodes.data_file, self.episodes.start)
         return self.episodes.start - first[self.episodes.data_file]
 
-    def _check_complete(self) -> None:
-        if self.num_episodes == 0:
-            raise InputError(f"{self.root} holds no episodes")
+    def _find_missing(self) -> list[Path]:
         files = [*self.episodes.data_files, *(path for paths in self.episodes.video_files.values() for path in paths)]
-        missing = [path for path in files if not path.is_file()]
-        if missing:
-            raise InputError(
-                f"{self.root} lacks {len(missing)} of its files, the first is {missing[0].relative_to(self.root)}; "
-                f"copy the dataset again, or {RECORD_AGAIN}"
-            )
+        return [path for path in files if not path.is_file()]
+
+    def _here(self, path: Path) -> Path:
+        """A file of the dataset, downloaded first if it is streamed and was not needed before."""
+        if self._remote and not path.is_file():
+            from huggingface_hub import hf_hub_download
+
+            name = path.relative_to(self.root).as_posix()
+            try:
+                hf_hub_download(self._remote[0], name, repo_type="dataset", revision=self._remote[1])
+            except Exception as error:  # offline, removed, no permission: all mean the same to the user
+                raise InputError(f"{name} of {self._remote[0]} cannot be downloaded: {error}") from error
+        return path
 
     def _checked(self, episode: int) -> int:
         if not 0 <= episode < self.num_episodes:
@@ -300,7 +366,12 @@ def is_lerobot_folder(root: str | os.PathLike) -> bool:
     return (Path(root).expanduser() / "meta" / "info.json").is_file()
 
 
-def _find_root(root_or_repo_id: str | os.PathLike) -> Path:
+def find_root(root_or_repo_id: str | os.PathLike, tables_only: bool = False, revision: str | None = None) -> Path:
+    """The folder of a LeRobot dataset; one on the Hub is downloaded, or only its tables.
+
+    Raises:
+        InputError: Nothing there, or a half-written recording.
+    """
     root = Path(root_or_repo_id).expanduser()
     if (root / "meta" / "info.json").is_file():
         return root
@@ -315,97 +386,7 @@ def _find_root(root_or_repo_id: str | os.PathLike) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(name, repo_type="dataset"))
+        wanted = ["meta/*"] if tables_only else None
+        return Path(snapshot_download(name, repo_type="dataset", revision=revision, allow_patterns=wanted))
     except Exception as error:  # offline, no such repository, no permission: all mean the same to the user
         raise InputError(f"{name} is neither a folder here nor a dataset that the Hub gives: {error}") from error
-
-
-def _read_json(path: Path) -> dict:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; {RECORD_AGAIN}")
-    try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON: {error}") from error
-
-
-def _read_json_lines(path: Path) -> list[dict]:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; copy the dataset again")
-    try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not valid JSON lines: {error}") from error
-
-
-def _read_parquet(path: Path, columns: list[str] | None = None) -> pa.Table:
-    if not path.is_file():
-        raise InputError(f"{path} is missing; copy the dataset again, or {RECORD_AGAIN}")
-    try:
-        with pq.ParquetFile(path) as file:
-            missing = [name for name in columns or [] if name not in file.schema_arrow.names]
-            if missing:
-                raise InputError(f"{path} has no column {missing}; its columns are {file.schema_arrow.names}")
-            return file.read(columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path} cannot be read (cut short or not parquet): {error}") from error
-
-
-def _tasks_of_table(table: pa.Table, path: Path) -> list[str]:
-    # pandas names an index without a name "__index_level_0__"; some writers leave the task there.
-    name = next((n for n in ("task", "__index_level_0__") if n in table.column_names), None)
-    if name is None or "task_index" not in table.column_names:
-        raise InputError(f"{path} needs the columns task and task_index; it has {table.column_names}")
-    rows = sorted(zip(table.column("task_index").to_pylist(), table.column(name).to_pylist()))
-    if [index for index, _ in rows] != list(range(len(rows))):
-        raise InputError(f"{path}: task_index does not count from 0 without gaps")
-    return [task for _, task in rows]
-
-
-def _to_numpy(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
-    """A column as (T,) or, of lists (fixed or all of one length, nested too), as (T, a, b, ...)."""
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    shape = [len(array)]
-    while (
-        pa.types.is_fixed_size_list(array.type) or pa.types.is_list(array.type) or pa.types.is_large_list(array.type)
-    ):
-        sizes = array.value_lengths().to_numpy(zero_copy_only=False)
-        if array.null_count or (len(sizes) and (sizes != sizes[0]).any()):
-            raise InputError(f"{path}: the rows of column {name!r} have different lengths or are empty")
-        shape.append(int(sizes[0]) if len(sizes) else 0)
-        array = array.flatten()
-    if pa.types.is_struct(array.type) or pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        return np.array(array.to_pylist(), object)
-    return array.to_numpy(zero_copy_only=False).reshape(shape)
-
-
-def _decode_image(cell: dict | None, root: Path, key: str, episode: int) -> np.ndarray:
-    """One cell of an image feature: {"bytes", "path"} as `datasets` stores it."""
-    try:
-        source = io.BytesIO(cell["bytes"]) if cell.get("bytes") else root / cell["path"]
-        with Image.open(source) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(f"{root}: an image of {key} in episode {episode} cannot be read: {error}") from error
-
-
-def _merge_statistics(episodes: list[dict[str, dict[str, np.ndarray]]]) -> dict[str, dict[str, np.ndarray]]:
-    merged = {}
-    for key in episodes[0] if episodes else ():
-        rows = [stats[key] for stats in episodes if key in stats]
-        mean, std = np.stack([r["mean"] for r in rows]), np.stack([r["std"] for r in rows])
-        count = np.array([int(r["count"].reshape(-1)[0]) for r in rows])
-        share = (count / count.sum()).reshape(-1, *[1] * (mean.ndim - 1))
-        total = (mean * share).sum(axis=0)
-        merged[key] = {
-            "min": np.stack([r["min"] for r in rows]).min(axis=0),
-            "max": np.stack([r["max"] for r in rows]).max(axis=0),
-            "mean": total,
-            "std": np.sqrt(((std**2 + (mean - total) ** 2) * share).sum(axis=0)),
-            "count": np.array([count.sum()]),
-        }
-    return merged

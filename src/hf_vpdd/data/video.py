@@ -246,10 +246,13 @@ class VideoReader:
 
     Reopening a container for every sample is what makes other readers slow; keeping a thousand open is what makes
     memory grow. Reading on from where the last call stopped does not seek.
+
+    With `grey`, frames are (count, H, W, 1): uint8, or uint16 where the file has more than 8 bits.
     """
 
-    def __init__(self, max_open: int = 8):
+    def __init__(self, max_open: int = 8, grey: bool = False):
         self.max_open = max_open
+        self.grey = grey
         self._open: OrderedDict[str, _OpenVideo] = OrderedDict()
 
     def read(self, path: str | os.PathLike, first: int, count: int, fps: float) -> np.ndarray:
@@ -259,7 +262,7 @@ class VideoReader:
             InputError: The file ends before, or a frame is not at the time its index says.
         """
         key = str(path)
-        video = self._open.pop(key, None) or _OpenVideo(path)
+        video = self._open.pop(key, None) or _OpenVideo(path, self.grey)
         self._open[key] = video
         while len(self._open) > self.max_open:
             self._open.popitem(last=False)[1].container.close()
@@ -275,10 +278,14 @@ class VideoReader:
 
 
 class _OpenVideo:
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, grey: bool = False):
         self.path = path
         self.container = open_video(path)
         self.stream = self.container.streams.video[0]
+        self._format = "rgb24"
+        if grey:
+            deep = self.stream.codec_context.format.components[0].bits > 8
+            self._format = "gray16le" if deep else "gray"
         self._frames = self.container.decode(self.stream)
         self._convert = VideoReformatter()  # see `_decode`
         self._next = 0
@@ -302,9 +309,10 @@ class _OpenVideo:
                         f"video file {self.path}: the frame at {frame.time:.4f} s is number {index} at {fps} fps, "
                         f"expected number {first + filled}; the file and its episode table disagree"
                     )
-                image = self._convert.reformat(frame, format="rgb24").to_ndarray()
+                image = self._convert.reformat(frame, format=self._format).to_ndarray()
+                image = image[..., None] if image.ndim == 2 else image
                 if output is None:
-                    output = np.empty((count, *image.shape), np.uint8)
+                    output = np.empty((count, *image.shape), image.dtype)
                 output[filled] = image
                 filled += 1
                 self._next = index + 1

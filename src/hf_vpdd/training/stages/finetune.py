@@ -210,6 +210,7 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
 
 def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[int], keep_statistics: bool):
     """The processor of `folder` with statistics and action bins of exactly these demonstrations."""
+    from ...data.dataset_statistics import require_matching_statistics, statistics_of_rows
     from ...data.windows import require_keyframes
     from ...modeling.vpdd.processing_vpdd import VPDDProcessor
 
@@ -223,7 +224,11 @@ def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[
         require_keyframes(store)
     labels = rows[store.keyframe[rows]] if data.targets == "keyframes" else rows
     if keep_statistics and before.action_bins is not None and before.action_objective == config.action_objective:
-        # Batches are encoded without looking; here, once, labels that these bins cannot express are an error.
+        # Batches are encoded without looking; here, once, numbers of another robot and labels that these bins cannot
+        # express are an error.
+        vectors = np.asarray(store.action)[labels] if before.action_layout == "vector" else None
+        state = np.asarray(store.state)[rows] if config.state_dim else None
+        require_matching_statistics(before, statistics_of_rows(state=state, action=vectors), store.name)
         actions = torch.from_numpy(np.asarray(store.action)[labels])
         (before.encode_actions if config.action_objective == "diffusion" else before.normalize_actions)(actions)
         if config.history_frames > 1 and before.history_stride != data.history_stride:

@@ -198,6 +198,7 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool, list[s
 def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[int], keep_statistics: bool):
     """The processor of `folder` with statistics of exactly these demonstrations; of a policy that is trained further,
     its own."""
+    from ...data.dataset_statistics import require_matching_statistics, statistics_of_rows
     from ...modeling.gr1.processing_gr1 import GR1Processor
 
     data, options = recipe.data, recipe.options
@@ -218,6 +219,7 @@ def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[
         before.chunk_size, before.execute = config.chunk_size, options.execute or before.execute
         if before.execute is not None and before.execute > before.chunk_size:
             raise InputError(f"gr1_finetune.execute is {before.execute}, a plan has {before.chunk_size} steps")
+        require_matching_statistics(before, statistics_of_rows(state=state, action=actions), store.name)
         processor = before
     elif options.normalization == "raw":
         processor = GR1Processor(
