@@ -52,8 +52,15 @@ class NumberCheck:
         self._gripper = GripperCheck(features, task_of_episode)
 
     def add(self, rows: Rows) -> None:
-        for key, value in rows.columns.items():
+        for key, value in list(rows.columns.items()):
             if value.dtype.kind not in "fiub":
+                dtype = str(self.features.get(key, {}).get("dtype", "string"))
+                if dtype not in ("string", "language"):
+                    text = (
+                        f"meta/info.json says {dtype}, the rows are text, such as {str(value.reshape(-1)[0])[:40]!r}"
+                    )
+                    self.findings.add("wrong-type", text, file=rows.file, key=key)
+                    rows.columns.pop(key)  # nothing else can be said of it
                 continue
             self._check_type(key, value, rows)
             finite = self._check_finite(key, value, rows)

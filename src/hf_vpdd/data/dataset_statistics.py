@@ -122,7 +122,7 @@ def require_matching_statistics(processor, statistics: dict[str, dict], where: s
 
 
 def statistics_of_rows(**rows: np.ndarray | None) -> dict[str, dict[str, np.ndarray]]:
-    """Statistics of arrays that are in memory: `statistics_of_rows(state=(N, Ds), action=(N, A))`; None is left out."""
+    """Statistics of arrays in memory: `statistics_of_rows(state=(N, Ds), action=(N, A))`; None is left out."""
     output = {}
     for name, values in rows.items():
         if values is not None:

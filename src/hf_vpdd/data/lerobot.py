@@ -194,7 +194,7 @@ class LeRobotDataset:
         """Frames of one camera, uint8 (count, H, W, 3): the whole episode, or `count` of them from `first` on.
 
         Of a depth feature: (count, H, W, 1) in the numbers of the pictures (uint8, uint16, int32 or float32); of depth
-        that is stored as video the grey values, uint8 or, of more than 8 bits, uint16 over the full range.
+        that is stored as video the grey values as they are: uint8 or, of more than 8 bits, uint16.
         """
         key = self.camera_key(camera)
         episode = self._checked(episode)

@@ -247,7 +247,8 @@ class VideoReader:
     Reopening a container for every sample is what makes other readers slow; keeping a thousand open is what makes
     memory grow. Reading on from where the last call stopped does not seek.
 
-    With `grey`, frames are (count, H, W, 1): uint8, or uint16 where the file has more than 8 bits.
+    With `grey`, frames are (count, H, W, 1), the brightness as the file holds it: uint8, or uint16 where it has
+    more than 8 bits.
     """
 
     def __init__(self, max_open: int = 8, grey: bool = False):
@@ -277,15 +278,23 @@ class VideoReader:
             self._open.popitem()[1].container.close()
 
 
+def _grey(frame: av.VideoFrame) -> np.ndarray:
+    """The first plane (H, W, 1) as it is: a converter would stretch its range."""
+    part = frame.format.components[0]
+    if frame.format.is_rgb or part.plane != 0:
+        return frame.to_ndarray(format="gray")[..., None]
+    dtype = np.dtype(np.uint8 if part.bits <= 8 else ">u2" if frame.format.is_big_endian else "<u2")
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, dtype).reshape(-1, plane.line_size // dtype.itemsize)
+    return rows[: frame.height, : frame.width, None].astype(dtype.newbyteorder("="))
+
+
 class _OpenVideo:
     def __init__(self, path: str | os.PathLike, grey: bool = False):
         self.path = path
         self.container = open_video(path)
         self.stream = self.container.streams.video[0]
-        self._format = "rgb24"
-        if grey:
-            deep = self.stream.codec_context.format.components[0].bits > 8
-            self._format = "gray16le" if deep else "gray"
+        self.grey = grey
         self._frames = self.container.decode(self.stream)
         self._convert = VideoReformatter()  # see `_decode`
         self._next = 0
@@ -309,8 +318,7 @@ class _OpenVideo:
                         f"video file {self.path}: the frame at {frame.time:.4f} s is number {index} at {fps} fps, "
                         f"expected number {first + filled}; the file and its episode table disagree"
                     )
-                image = self._convert.reformat(frame, format=self._format).to_ndarray()
-                image = image[..., None] if image.ndim == 2 else image
+                image = _grey(frame) if self.grey else self._convert.reformat(frame, format="rgb24").to_ndarray()
                 if output is None:
                     output = np.empty((count, *image.shape), image.dtype)
                 output[filled] = image
