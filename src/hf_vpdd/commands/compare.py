@@ -37,7 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="training seeds")
     parser.add_argument("--draws", type=int, default=1, help="disjoint draws of demonstrations (few-shot)")
-    parser.add_argument("--steps", type=int, help="fine-tuning steps of every arm (value-gridworld: all there are); the recipe's if not given")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="fine-tuning steps of every arm (value-gridworld: all there are); the recipe's if not given",
+    )
     parser.add_argument("--tasks", default="quickstart", help="tasks to evaluate on")
     parser.add_argument("--episodes", type=int, default=50, help="evaluation episodes per task")
     parser.add_argument("--first-seed", type=int, default=500000, help="of the evaluation episodes")
@@ -51,15 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write-to", type=Path, metavar="FILE.md", help=(
         "put the table of a value study between its marks in this document"
     ))  # fmt: skip
-    parser.add_argument("--runs", type=Path, metavar="FILE.jsonl", help="put each run of a value study into this file, a line for each")
+    parser.add_argument(
+        "--runs", type=Path, metavar="FILE.jsonl", help="put each run of a value study into this file, a line for each"
+    )
     group = parser.add_argument_group("embodiment")
     group.add_argument("--other", nargs="+", default=[], metavar="DATASET", help="recordings of the other bodies")
     group.add_argument("--frames", type=int, help="different frames in every mix of video (default: all that fit)")
     group.add_argument("--tokenizer-steps", type=int, help="of every tokenizer; the recipe's if not given")
     group.add_argument("--pretrain-steps", type=int, help="of every video trunk; the recipe's if not given")
-    parser.add_argument_group("value-order, offline-rl").add_argument(
-        "--value-steps", type=int, help="of every value model; the recipe's if not given"
-    )
+    group = parser.add_argument_group("value-order, offline-rl")
+    group.add_argument("--value-steps", type=int, help="of every value model; the recipe's if not given")
+    group.add_argument(
+        "--conditions", nargs="+", default=["seen", "unseen"], metavar="CONDITION",
+        help="where policies are tried: seen (starts of the recording), unseen, camera (unseen, and the camera moved)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -126,7 +135,7 @@ def _values(args: argparse.Namespace) -> int:
             raise InputError(f"--study {args.study} needs a recipe: --config recipes/vptr_metaworld_tiny.yaml")
         plan = value_transfer.TransferPlan(
             args.config, str(args.out), args.value_steps, args.steps, args.tasks, args.episodes,
-            keep_policies=args.keep_policies, overrides=tuple(map(tuple, args.set)),
+            tuple(args.conditions), keep_policies=args.keep_policies, overrides=tuple(map(tuple, args.set)),
         )  # fmt: skip
         known = value_transfer.OBJECTIVES if args.study == "value-order" else value_transfer.ARMS
         run = value_transfer.run_value_order if args.study == "value-order" else value_transfer.run_offline_study

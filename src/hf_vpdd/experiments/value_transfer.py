@@ -5,7 +5,7 @@ Two studies on one recipe (family vptr), equal data, encoder, steps, batch and r
     value-order   ICVF, VIP and R3M's time-contrastive objective (TCN) on action-less video; then the rank correlation
                   of value and time on held-out clips, beside an untrained network and the pixel distance
     offline-rl    offline RL on demonstrations of the same robot, encoders started from each of these or from random
-                  weights; success at starts that were demonstrated, at new ones, and with a moved camera
+                  weights; success at starts that were demonstrated, at new ones, and, if wanted, with a moved camera
 
 A training seed goes through the whole chain. A cell is (objective or start, seed), its result a JSON file: a study can
 be stopped, goes on where it was, and fills in by several processes.
@@ -65,7 +65,7 @@ class TransferPlan:
     steps: int | None = None
     tasks: str = "quickstart"
     episodes: int = 10
-    conditions: tuple[str, ...] = tuple(CONDITIONS)
+    conditions: tuple[str, ...] = ("seen", "unseen")
     keep_policies: bool = False
     overrides: tuple[tuple[str, Any], ...] = field(default=())
 

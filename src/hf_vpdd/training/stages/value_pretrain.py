@@ -159,7 +159,9 @@ class ValueTask(Task):
         # A function of the indices alone, hence of (seed, step) like they are.
         return self._draw(self.sampler_of_goals, self.rows, self.states[indices], np.random.default_rng(indices))
 
-    def _draw(self, sampler, row_of: np.ndarray, states: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def _draw(
+        self, sampler, row_of: np.ndarray, states: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
         """Frames uint8 (N, B, S, S, 3), and for ICVF the labels. row_of: the store's row of each of the sampler's."""
         from ...data.clip_samplers import tcn_frames, vip_frames
 
@@ -296,8 +298,8 @@ def strided_clips(first: np.ndarray, end: np.ndarray, stride: int) -> tuple[np.n
         first, end: int (E,), first row and row after the last of each episode.
 
     Returns:
-        rows int64 (N,), clip after clip; int64, where each clip ends in them. Pieces of one frame are left out, but for
-        whole episodes of one, which the sampler refuses by name.
+        rows int64 (N,), clip after clip; where each clip ends in them, int64. With a stride above 1, what leaves one
+        frame is left out.
     """
     clips = [np.arange(a + phase, b, stride) for a, b in zip(first, end) for phase in range(min(stride, b - a))]
     clips = [clip for clip in clips if len(clip) > 1 or stride == 1]
