@@ -19,7 +19,8 @@ def state(**changes):
 
 
 @pytest.mark.parametrize("topic", sorted(doctor.HOW_TO))
-def test_simulators_are_explained(topic, capsys):
+def test_simulators_are_explained(topic, capsys, monkeypatch):
+    monkeypatch.delenv("HF_VPDD_CALVIN_PYTHON", raising=False)  # else the simulator would be tried out
     assert cli.main(["doctor", topic]) == 0
     assert "pip" in capsys.readouterr().out
 
@@ -140,3 +141,26 @@ def test_pypis_pyrep_is_noted(monkeypatch, tmp_path):
     findings = {one.name: one for one in doctor._other_simulators()}
     assert "pip uninstall pyrep" in findings["pyrep"].fix
     assert "not installed" in findings["rlbench"].found
+
+
+def test_what_there_is_of_calvin(monkeypatch, tmp_path, capsys):
+    from hf_vpdd.envs import calvin_setup
+
+    for variable in (calvin_setup.PYTHON_VARIABLE, calvin_setup.ROOT_VARIABLE):
+        monkeypatch.delenv(variable, raising=False)
+    (calvin,) = (one for one in doctor._other_simulators() if one.name == "calvin")
+    assert "not installed" in calvin.found and not calvin.fix
+    assert cli.main(["doctor", "calvin"]) == 0
+    report = capsys.readouterr().out.split("What this machine has of it:")[1]
+    assert "git clone --recurse-submodules" in report and "python3.11 -m venv" in report and "Trying" not in report
+    # A checkout whose submodule did not come, and a Python without CALVIN's packages: ours.
+    monkeypatch.setenv(calvin_setup.ROOT_VARIABLE, str(tmp_path))
+    monkeypatch.setenv(calvin_setup.PYTHON_VARIABLE, sys.executable)
+    (tmp_path / calvin_setup.ANNOTATIONS).parent.mkdir(parents=True)
+    (tmp_path / calvin_setup.ANNOTATIONS).touch()
+    cli.main(["doctor", "calvin"])
+    report = capsys.readouterr().out.split("What this machine has of it:")[1]
+    assert f"git -C {tmp_path} submodule update --init calvin_env" in report
+    assert f"{sys.executable} -m pip install 'pybullet==3.2.7'" in report and "'numpy<2'" in report
+    (calvin,) = (one for one in doctor._other_simulators() if one.name == "calvin")
+    assert "not ready: calvin_env, packages" in calvin.fix and not calvin.blocks_demo

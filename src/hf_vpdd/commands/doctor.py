@@ -2,6 +2,7 @@
 
 hf-vpdd doctor              # the whole machine; exit status 1 when `hf-vpdd demo` cannot run
 hf-vpdd doctor rlbench      # how to install a simulator that pip alone cannot install
+hf-vpdd doctor calvin       # the same, and tries it out: a picture, steps a second
 """
 
 import importlib.util
@@ -11,12 +12,14 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import astuple, dataclass
 from importlib import metadata
 from pathlib import Path
 
-from ..envs import gl, rlbench_setup
+from ..envs import calvin_setup, gl, rlbench_setup
+from ..errors import InputError
 from ..registration import DEFAULT_CHECKPOINT
 from ..version import __version__
 
@@ -35,15 +38,7 @@ Meta-World runs on this package's extra alone:
     sudo apt-get install -y libegl1 libgl1        # Linux without a screen
 
 `hf-vpdd doctor` then draws a test picture to see that it works.""",
-    "calvin": """\
-CALVIN is not on PyPI. It needs an older Python than this package (3.8), PyBullet, and its own fork of `tacto`, so it
-gets an environment of its own:
-
-    git clone --recurse-submodules https://github.com/mees/calvin && cd calvin
-    conda create -n calvin python=3.8 && conda activate calvin && sh install.sh
-
-Then download a split of its data with `dataset/download_data.sh` (from 1.3 GB for `debug` to 517 GB for `ABC`). The
-extra hf-vpdd[calvin] holds only the helpers that pip can install; the simulator stays in its own environment.""",
+    "calvin": calvin_setup.HOW_TO,
     "rlbench": rlbench_setup.HOW_TO,
 }
 
@@ -75,6 +70,8 @@ def run(args) -> int:
         if args.topic == "rlbench":
             print("What this machine has of it:\n")
             _print([Finding(*astuple(part)) for part in rlbench_setup.examine()])
+        if args.topic == "calvin":
+            return _calvin()
         return 0
     if args.missing_packages:
         print(" ".join(missing_system_packages()))
@@ -88,6 +85,29 @@ def run(args) -> int:
         return 1
     print("\nAll that the demo needs is there: `hf-vpdd demo`.")
     return 0
+
+
+def _calvin() -> int:
+    """What there is of CALVIN, and if nothing lacks, whether it runs; 1 if it should but does not."""
+    from ..envs.calvin_process import CalvinServerError
+    from ..envs.calvin_trial import try_out
+
+    print("What this machine has of it:\n")
+    parts = calvin_setup.examine()
+    _print([Finding(*astuple(part)) for part in parts])
+    if any(part.fix and part.name != calvin_setup.OPENGL for part in parts):
+        return 0
+    print("\nTrying it out (some seconds):\n")
+    status = 0
+    renderers = ["tiny"] + ["egl"] * all(not part.fix for part in parts)
+    for renderer in renderers:
+        picture = Path(tempfile.gettempdir()) / f"hf-vpdd-calvin-{renderer}.png"
+        try:
+            print(f"  {renderer:<4}  {try_out(renderer, picture)}")
+        except (InputError, CalvinServerError) as error:
+            print(f"  {renderer:<4}  FAILED  {error}")
+            status = 1
+    return status
 
 
 def _print(findings: list[Finding]) -> None:
@@ -224,8 +244,11 @@ def _rendering() -> Finding:
 
 def _other_simulators() -> list[Finding]:
     """One line for each simulator that nobody needs, and one for the package that harms RLBench."""
-    there = importlib.util.find_spec("calvin_env") is not None
-    findings = [Finding("calvin", "installed" if there else "not installed (optional; `hf-vpdd doctor calvin`)")]
+    if not any(os.environ.get(name) for name in (calvin_setup.PYTHON_VARIABLE, calvin_setup.ROOT_VARIABLE)):
+        findings = [Finding("calvin", "not installed (optional; `hf-vpdd doctor calvin`)")]
+    else:
+        lacks = ", ".join(part.name for part in calvin_setup.missing())
+        findings = [Finding("calvin", "installed", f"not ready: {lacks}; hf-vpdd doctor calvin" if lacks else "")]
     missing = ", ".join(part.name for part in rlbench_setup.missing())
     if rlbench_setup.package_folder("rlbench") is None:
         findings.append(Finding("rlbench", "not installed (optional; `hf-vpdd doctor rlbench`)"))
