@@ -384,19 +384,19 @@ def measure(args, rows, policies, kept: Kept) -> None:
 BEGIN, END = "<!-- table: written by sampler_quality.py -->", "<!-- end of the table -->"
 
 
-def write_table(path: Path, table: str) -> None:
+def write_table(path: Path, table: str, begin: str = BEGIN, end: str = END) -> None:
     """Puts the table, and where it comes from, between the marks in a page; the words around it stay."""
     from hf_vpdd.errors import InputError
     from hf_vpdd.evaluation.results import provenance
     from hf_vpdd.files import atomic_write_text
 
     page = path.read_text(encoding="utf-8")
-    if BEGIN not in page or END not in page:
-        raise InputError(f"--write: {path} lacks the marks {BEGIN!r} and {END!r} that say where the table goes")
+    if begin not in page or end not in page:
+        raise InputError(f"--write: {path} lacks the marks {begin!r} and {end!r} that say where the table goes")
     origin = provenance()
     source = f"Written on {origin['date'][:10]} from runs on {origin['machine']}, torch {origin['versions']['torch']}."
-    before, after = page[: page.index(BEGIN)], page[page.index(END) :]
-    atomic_write_text(path, f"{before}{BEGIN}\n\n{table}\n\n{source}\n\n{after}")
+    before, after = page[: page.index(begin)], page[page.index(end) :]
+    atomic_write_text(path, f"{before}{begin}\n\n{table}\n\n{source}\n\n{after}")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -43,6 +43,7 @@ _HOME = {
     "VPTRForValuePrediction": "modeling.vptr.modeling_vptr",
     "VPTRModel": "modeling.vptr.modeling_vptr",
     "VPTRProcessor": "modeling.vptr.processing_vptr",
+    "ValueRanker": "value_planning",
     "save_policy": "saving",
 }
 
@@ -69,6 +70,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which cannot follow the tabl
     from .schedulers.scheduling_entropy_bound import EntropyBoundScheduler
     from .schedulers.scheduling_halton import HaltonScheduler
     from .schedulers.scheduling_mask_and_replace import MaskAndReplaceScheduler
+    from .value_planning import ValueRanker
 
 
 def __getattr__(name: str):

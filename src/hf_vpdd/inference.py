@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from .errors import InputError
+from .modeling.vpdd.conditioning import repeat_rows
 from .modeling.vpdd.sampling import Guide, check_steps
 from .schedulers import check_sampler
 
@@ -18,11 +19,18 @@ class Plan:
         actions: float32 (B, chunk, A) in the robot's units, on the model's device.
         video: uint8 (B, T, H, W, 3), the imagined future clip, cameras side by side; None unless asked for.
         video_codes: int64 (B, V, t, h, w), the same before decoding; None for behaviour cloning, which imagines none.
+        values, chosen, candidate_actions, candidate_videos: Of the best of several plans, see
+            [`hf_vpdd.value_planning.plan_by_value`]: float32 (B, N), int64 (B,), float32 (B, N, chunk, A) and uint8
+            (B, N, T, H, W, 3).
     """
 
     actions: torch.Tensor
     video: torch.Tensor | None = None
     video_codes: torch.LongTensor | None = None
+    values: torch.Tensor | None = None
+    chosen: torch.LongTensor | None = None
+    candidate_actions: torch.Tensor | None = None
+    candidate_videos: torch.Tensor | None = None
 
 
 def check_pair(model, processor) -> None:
@@ -111,6 +119,11 @@ def check_is_policy_checkpoint(model) -> None:
             f"{model.name_or_path}: holds a {saved_as[0]}, not a policy ({type(model).__name__}). Fine-tune it on "
             "demonstrations first (training/finetune.py)."
         )
+    if not hasattr(model, "sample_actions") and not hasattr(model, "sample_video"):
+        raise InputError(
+            f"{model.name_or_path}: holds a {type(model).__name__}, which neither acts nor imagines. A value model "
+            "may guide another policy (value_model=...), or start one (training/offline_rl.py)."
+        )
 
 
 def check_sampling(
@@ -171,6 +184,7 @@ def plan(
     action_steps: int | None = None,
     guidance_scale: float | None = None,
     committed_actions: torch.Tensor | None = None,
+    num_samples: int = 1,
 ) -> Plan:
     """One batched plan.
 
@@ -185,6 +199,8 @@ def plan(
         action_steps: Passes of the action head alone after `num_inference_steps` for the video; `None`: one chain.
         guidance_scale: Over the instruction; 1 is none.
         committed_actions: float (B, n, A) in the robot's units, n < chunk: the first actions, decided already.
+        num_samples: Plans of each observation, which is encoded once; B * num_samples rows come out, those of one
+            observation one after the other (and `generator`, if a list, is as long).
 
     Raises:
         InputError: An argument out of its range, or a video is asked of a policy that predicts none.
@@ -215,6 +231,10 @@ def plan(
     }
     if committed_actions is not None:
         options["committed_actions"] = _committed_bins(processor, committed_actions).to(model.device)
+    if num_samples != 1:
+        if not hasattr(model, "sample_video"):
+            raise InputError(f"num_samples: a {model.config.model_type} policy draws no futures.")
+        options["num_samples"] = num_samples
     tensors = model_inputs(model, inputs, policy_inputs(model, processor, inputs))
     asks_for_video = return_video and hasattr(model, "imagines_video")  # others make it anyway, with the actions
     if asks_for_video:
@@ -241,14 +261,16 @@ def imagine(
     generator: torch.Generator | list[torch.Generator] | None = None,
     scheduler=None,
     callback_on_step_end: Callable | None = None,
+    num_samples: int = 1,
 ) -> torch.LongTensor:
-    """Video without actions: int64 codes (B, V, clips * t, h, w).
+    """Video without actions: int64 codes (B * num_samples, V, clips * t, h, w).
 
     Args:
         inputs: What the processor returned for a batch of observations; a state is not needed.
         num_clips: Clips to imagine, each from the one before.
         after: Codes of clips that were imagined already (B, V, clips * t, h, w): goes on from the last of them instead
             of the observed frames, and returns all of them.
+        num_samples: Futures of each observation, one after the other; with `after`, these are the samples already.
         The others as in `plan`.
     """
     check_sampling(
@@ -262,6 +284,9 @@ def imagine(
         last = after[:, :, -model.config.latent_shape[0] :].contiguous()
         pixels = model.model.decode_video(last).to(model.dtype) if model.config.image_channels else None
         tensors |= {"history_codes": last, "pixel_values": pixels}
+        words = ("input_ids", "attention_mask")
+        tensors |= {name: repeat_rows(tensors[name], len(last) // len(tensors[name])) for name in words}
+        num_samples = 1
     options = {
         "num_inference_steps": num_inference_steps,
         "temperature": video_temperature,
@@ -271,7 +296,7 @@ def imagine(
         "callback_on_step_end": callback_on_step_end,
     }
     options = {name: value for name, value in options.items() if value is not None}
-    codes = model.sample_video(**tensors, num_clips=num_clips, **options)
+    codes = model.sample_video(**tensors, num_clips=num_clips, num_samples=num_samples, **options)
     return codes if after is None else torch.cat((after, codes), dim=2)
 
 

@@ -8,7 +8,7 @@ action = policy.select_action({"images": {"corner2": frame}, "state": state, "in
 import os
 from collections import deque
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from transformers import AutoModel, AutoProcessor
 from .errors import InputError
 from .inference import check_is_policy_checkpoint, check_pair, check_sampling, make_generator, plan
 from .registration import DEFAULT_CHECKPOINT, register
+from .value_planning import as_ranker, check_candidates, plan_by_value
 
 
 @dataclass
@@ -26,10 +27,18 @@ class PolicyOutput:
     Args:
         actions: float32 (B, chunk, A) in the robot's units.
         video: uint8 (B, T, H, W, 3), the future the model imagined (cameras side by side); None unless asked for.
+        values: float32 (B, N), what the value model thinks of each candidate's end; None without one, as the rest.
+        chosen: int64 (B,), the candidate of the largest value, whose actions and video these are.
+        candidate_actions: float32 (B, N, chunk, A).
+        candidate_videos: uint8 (B, N, T, H, W, 3); None unless asked for.
     """
 
     actions: np.ndarray
     video: np.ndarray | None = None
+    values: np.ndarray | None = None
+    chosen: np.ndarray | None = None
+    candidate_actions: np.ndarray | None = None
+    candidate_videos: np.ndarray | None = None
 
 
 class RobotPolicy:
@@ -50,6 +59,12 @@ class RobotPolicy:
             run while the network computes, and the new plan continues them without a jump. What is seen now acts that
             many steps later.
         seed: Makes everything that follows reproducible. `None`: torch's global generator.
+        value_model: Value-guided planning (`hf_vpdd.value_planning`): folder or Hub id of a V-PTR value model, (model,
+            processor) of one, or a `ValueRanker`. It judges the end of every imagined future.
+        num_candidates: Futures to imagine for each plan, in one batched call; the actions of the one with the largest
+            value are carried out.
+        value_goals: What the instructions ask for, for a value model that reads no words: demonstrations (a dataset)
+            or {instruction: image}, see `ValueRanker`.
     """
 
     def __init__(
@@ -65,6 +80,9 @@ class RobotPolicy:
         action_steps: int | None = None,
         guidance_scale: float | None = None,
         real_time: bool = False,
+        value_model=None,
+        num_candidates: int = 1,
+        value_goals=None,
     ):
         check_pair(model, processor)
         self.model = model.eval()
@@ -86,6 +104,13 @@ class RobotPolicy:
         if real_time and model.config.action_objective == "regression":
             raise InputError("real_time: this policy is behaviour cloning (regression); it completes no plan.")
         self.real_time = real_time
+        check_candidates(model, num_candidates, self.sampling, ranked=value_model is not None)
+        if value_model is None and value_goals is not None:
+            raise InputError("value_goals: they are for a value_model, which is missing.")
+        self.num_candidates, self.ranker = num_candidates, None
+        if value_model is not None:
+            self.ranker = as_ranker(value_model, value_goals, model.device)
+            self.ranker.check_policy(model, processor, num_candidates)
         self._left: dict[int, np.ndarray] = {}  # of each environment's plan, what `execute` leaves over
         self._seed = seed
         self._generator = make_generator(seed, model.device)
@@ -128,6 +153,8 @@ class RobotPolicy:
     def to(self, device: str | torch.device) -> "RobotPolicy":
         """Moves the model; a seeded generator starts again from its seed on the new device."""
         self.model.to(device)
+        if self.ranker is not None:
+            self.ranker.to(device)
         self.forget_all()
         self._generator = make_generator(self._seed, self.model.device)
         return self
@@ -202,6 +229,7 @@ class RobotPolicy:
         return_video: bool = False,
         generator: torch.Generator | list[torch.Generator] | None = None,
         committed_actions: np.ndarray | None = None,
+        return_candidates: bool = False,
     ) -> PolicyOutput:
         """Whole plans for a batch of observations, without touching history or queues.
 
@@ -214,24 +242,36 @@ class RobotPolicy:
             generator: Of the random draws of this call, instead of the policy's own. With a list, one per observation,
                 a plan does not depend on which others are made in the same call.
             committed_actions: float (B, n, A) in the robot's units, n < chunk: the plans begin with these.
+            return_candidates: With a value model: decode the futures of all candidates.
         """
         batch = [observations] if isinstance(observations, Mapping) else list(observations)
         if self._memory is None:
             inputs = self.processor.process_observations(batch)
         else:
             inputs = self._memory.inputs(batch, with_pixels=return_video)
-        generator = self._generator if generator is None else generator
-        result = plan(
-            self.model,
-            self.processor,
-            inputs,
-            generator=generator,
-            return_video=return_video,
-            committed_actions=committed_actions,
+        if return_candidates and self.ranker is None:
+            raise InputError("return_candidates: there are none without a value_model.")
+        options = {
+            "generator": self._generator if generator is None else generator,
+            "return_video": return_video,
+            "committed_actions": committed_actions,
             **self.sampling,
-        )
-        video = None if result.video is None else result.video.cpu().numpy()
-        return PolicyOutput(actions=result.actions.cpu().numpy(), video=video)
+        }
+        if self.ranker is None:
+            result = plan(self.model, self.processor, inputs, **options)
+        else:
+            result = plan_by_value(
+                self.model,
+                self.processor,
+                inputs,
+                self.ranker,
+                [str(obs["instruction"]) for obs in batch],
+                self.num_candidates,
+                return_candidates=return_candidates,
+                **options,
+            )
+        found = {field.name: getattr(result, field.name) for field in fields(PolicyOutput)}
+        return PolicyOutput(**{name: None if x is None else x.cpu().numpy() for name, x in found.items()})
 
     def _remember(self, env_id: int, obs: Mapping) -> None:
         images, state = self._images(obs), None

@@ -26,7 +26,7 @@ def register() -> None:
     from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy
     from .modeling.vpdd.processing_vpdd import VPDDProcessor
     from .modeling.vptr.configuration_vptr import VPTRConfig
-    from .modeling.vptr.modeling_vptr import VPTRForRobotPolicy
+    from .modeling.vptr.modeling_vptr import VPTRForRobotPolicy, VPTRForValuePrediction, VPTRModel
     from .modeling.vptr.processing_vptr import VPTRProcessor
     from .modeling.vqvae.configuration_vqvae import VPDDVQVAEConfig
     from .modeling.vqvae.modeling_vqvae import VPDDVQVAE
@@ -36,7 +36,8 @@ def register() -> None:
         (VPDDVQVAEConfig, VPDDVQVAE),
         (VPDDConfig, VPDDForRobotPolicy),
         (GR1Config, GR1ForRobotPolicy),
-        (VPTRConfig, VPTRForRobotPolicy),
+        # what a folder holds decides (config.architectures): nothing of a value model is in a policy
+        (VPTRConfig, (VPTRForRobotPolicy, VPTRForValuePrediction, VPTRModel)),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)

@@ -21,7 +21,8 @@ def encode_frames(model, frames: torch.Tensor, batch_size: int = 256) -> torch.T
     parts = []
     for part in frames.split(batch_size):
         part = part.to(model.device)
-        parts.append(model.encode(part.float() / 255 if part.dtype == torch.uint8 else part.to(model.dtype)))
+        part = part.float() / 255 if part.dtype == torch.uint8 else part
+        parts.append(model.encode(part.to(model.dtype)))
     return torch.cat(parts)
 
 

@@ -120,7 +120,7 @@ def test_from_the_command_line(tmp_path, capsys):
 
     parser = argparse.ArgumentParser()
     compare.add_arguments(parser)
-    given = ["--study", "value-order", "--out", str(tmp_path), "--seeds", "1", "--tables-only"]
+    given = ["--study", "value-order", "--out", str(tmp_path), "--seeds", "1", "--report-only"]
     with pytest.raises(InputError, match="needs a recipe"):
         compare.run(parser.parse_args(given))
     given += ["--config", "r.yaml"]

@@ -61,6 +61,40 @@ def test_the_pipeline_takes_windows(folder):
         robot({**window, "images": {**window["images"], "left": window["images"]["rgb_static"]}})
 
 
+def test_a_sharded_folder_in_half_precision_serves_the_pipeline(folder, tmp_path):
+    """As official weights would be put on the Hub: bfloat16, several files."""
+    obs = gr1_episode(1)[0]
+    want = pipeline("robot-policy", model=str(folder), device="cpu")(obs)["actions"]
+    model, processor = AutoModel.from_pretrained(folder, dtype=torch.bfloat16), AutoProcessor.from_pretrained(folder)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    processor.save_pretrained(tmp_path)
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    robot = pipeline("robot-policy", model=str(tmp_path), device="cpu")
+    assert robot.model.dtype == torch.bfloat16 and type(robot.model) is GR1ForRobotPolicy
+    got = robot(obs)["actions"]
+    assert got.dtype == np.float32 and np.abs(got - want)[:, :6].max() <= 0.05 * np.abs(want[:, :6]).max()
+    assert np.abs(want[:, :6]).max() > 0.1  # or the bound says nothing
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"num_views": 1, "binary_gripper_state": False, "binary_gripper_action": False},
+        {"num_views": 2, "foresight_attention": True, "chunk_size": 3, "normalize_patches": False},
+        {"state_dim": 0, "num_views": 1},
+    ],
+)
+def test_options_survive_the_folder(options, tmp_path):
+    model, processor = tiny_gr1_policy(**options)
+    episode = gr1_episode(3, cameras=CAMERAS[: options["num_views"]])
+    folder = save_policy(tmp_path / "policy", model, processor)
+    loaded = RobotPolicy.from_pretrained(folder, device="cpu", execute=1)
+    assert {name: getattr(loaded.model.config, name) for name in options} == options
+    policy = RobotPolicy(model, processor, execute=1)
+    for obs in episode:
+        assert np.array_equal(loaded.select_action(obs), policy.select_action(obs))
+
+
 def test_a_video_model_is_no_policy(tmp_path):
     model, processor = tiny_gr1_policy()
     save_policy(tmp_path / "video", GR1ForVideoPrediction(model.config), processor)
@@ -119,6 +153,10 @@ from transformers import AutoModel, AutoProcessor, pipeline
 pipeline("robot-policy", model=sys.argv[1], device="cpu").push_to_hub("me/gr1")
 AutoModel.from_pretrained(sys.argv[1]).push_to_hub("me/parts")
 AutoProcessor.from_pretrained(sys.argv[1]).push_to_hub("me/parts")
+video = hf_vpdd.GR1ForVideoPrediction.from_pretrained(sys.argv[1])
+video.push_to_hub("me/video")
+state = hf_vpdd.GR1ForVideoPrediction.from_pretrained("me/video").state_dict()
+assert all((state.pop(name) == tensor).all() for name, tensor in video.state_dict().items()) and not state
 data = np.load(sys.argv[2])
 obs = {"images": {c: data[c] for c in ("rgb_static", "rgb_gripper")}, "state": data["state"],
        "instruction": str(data["instruction"])}

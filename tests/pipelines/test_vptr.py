@@ -11,10 +11,18 @@ import pytest
 import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 
-from hf_vpdd import RobotPolicy, VPTRForRobotPolicy, VPTRForValuePrediction, VPTRProcessor, save_policy
+from hf_vpdd import (
+    RobotPolicy,
+    ValueRanker,
+    VPTRForRobotPolicy,
+    VPTRForValuePrediction,
+    VPTRModel,
+    VPTRProcessor,
+    save_policy,
+)
 from hf_vpdd.errors import InputError
 from tests.fakehub import FakeHub
-from tests.pipelines.tiny_policy import observation
+from tests.pipelines.tiny_policy import SENTENCES, observation
 from tests.pipelines.tiny_vptr import tiny_value_model, tiny_vptr_policy
 
 
@@ -86,8 +94,43 @@ def test_a_value_model_is_no_policy(tmp_path):
     save_policy(tmp_path / "value", model, processor)
     again = VPTRForValuePrediction.from_pretrained(tmp_path / "value")
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
-    with pytest.raises(InputError, match="holds a VPTRForValuePrediction"):
+    with pytest.raises(InputError, match="holds a VPTRForValuePrediction, which neither acts"):
         RobotPolicy.from_pretrained(tmp_path / "value")
+    with pytest.raises(InputError, match="VPTRForValuePrediction predicts no actions"):
+        pipeline("robot-policy", model=str(tmp_path / "value"), device="cpu")
+    with pytest.raises(InputError, match="holds a VPTRForRobotPolicy, not a value model"):
+        ValueRanker.from_pretrained(save_policy(tmp_path / "policy", *tiny_vptr_policy()))
+
+
+@pytest.mark.parametrize("intent", ["image", "text"])
+@pytest.mark.parametrize("shards", ["5GB", "4KB"])
+def test_a_value_folder_loads_as_what_it_is(tmp_path, intent, shards):
+    model, processor = tiny_value_model(seed=2, intent=intent)
+    folder = save_policy(tmp_path / "value", model, processor, max_shard_size=shards)
+    assert (folder / "model.safetensors").exists() == (shards == "5GB")
+    assert (folder / "tokenizer.json").exists() == (intent == "text") and not (folder / "model_index.json").exists()
+    again, its = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
+    assert type(again) is VPTRForValuePrediction and type(its) is VPTRProcessor
+    assert its.to_dict() == processor.to_dict() and its.intent == intent
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values()))
+    second = save_policy(tmp_path / "second", again, its)  # there and back once more
+    frames = torch.randint(0, 256, (1, 3, 16, 16, 3), dtype=torch.uint8)
+    goals = {SENTENCES[0]: observation(3)["images"]["corner2"]}
+    want = ValueRanker(model, processor, goals).values(frames, SENTENCES[:1])
+    for path in (folder, second):
+        assert torch.equal(ValueRanker.from_pretrained(path, goals, "cpu").values(frames, SENTENCES[:1]), want)
+    assert torch.isfinite(want).all() and len(want.unique()) == 3
+    half = AutoModel.from_pretrained(folder, dtype=torch.bfloat16)
+    assert torch.allclose(ValueRanker(half, its, goals).values(frames, SENTENCES[:1]), want, rtol=0.1, atol=0.05)
+
+
+def test_the_encoder_alone_is_saved_and_loaded(tmp_path):
+    model, _ = tiny_value_model(seed=2)
+    model.model.save_pretrained(tmp_path / "encoder")
+    again = AutoModel.from_pretrained(tmp_path / "encoder")
+    assert type(again) is VPTRModel
+    pixels = torch.rand(2, 3, 16, 16)
+    assert torch.equal(again(pixels).features, model.encode(pixels))
 
 
 def test_policies_start_from_a_value_model_of_the_same_encoder(tmp_path):
@@ -108,7 +151,8 @@ HUB = """
 import json, sys
 import numpy as np
 import hf_vpdd
-from hf_vpdd import RobotPolicy
+import torch
+from hf_vpdd import RobotPolicy, ValueRanker
 from transformers import AutoModel, AutoProcessor, pipeline
 pipeline("robot-policy", model=sys.argv[1], device="cpu").push_to_hub("me/vptr")
 AutoModel.from_pretrained(sys.argv[1]).push_to_hub("me/parts")
@@ -117,6 +161,11 @@ data = np.load(sys.argv[2])
 obs = {"images": {"corner2": data["frame"]}, "state": data["state"], "instruction": str(data["instruction"])}
 answers = [RobotPolicy.from_pretrained(name, device="cpu").predict(obs).actions[0].tolist()
            for name in (sys.argv[1], "me/vptr", "me/parts")]
+AutoModel.from_pretrained(sys.argv[3]).push_to_hub("me/value")
+AutoProcessor.from_pretrained(sys.argv[3]).push_to_hub("me/value")
+frames = torch.from_numpy(data["frame"])[None, None]
+answers += [ValueRanker.from_pretrained(name, device="cpu").values(frames, [obs["instruction"]]).tolist()
+            for name in (sys.argv[3], "me/value")]
 print("ANSWERS " + json.dumps(answers))
 """
 
@@ -125,6 +174,7 @@ def test_to_the_hub_and_back(tmp_path):
     """With a tokenizer, whose files go their own way (see the processor)."""
     folder = save_policy(tmp_path / "policy", *tiny_vptr_policy(condition="text"))
     assert (folder / "tokenizer.json").is_file()
+    value = save_policy(tmp_path / "value", *tiny_value_model(intent="text"))
     obs = observation(1)
     np.savez(tmp_path / "obs.npz", frame=obs["images"]["corner2"], state=obs["state"], instruction=obs["instruction"])
     with FakeHub() as hub:
@@ -135,9 +185,9 @@ def test_to_the_hub_and_back(tmp_path):
             "no_proxy": "127.0.0.1", "CUDA_VISIBLE_DEVICES": "",
         }  # fmt: skip
         done = subprocess.run(
-            [sys.executable, "-c", HUB, str(folder), str(tmp_path / "obs.npz")], env=environment, capture_output=True,
-            text=True, timeout=280,
+            [sys.executable, "-c", HUB, str(folder), str(tmp_path / "obs.npz"), str(value)], env=environment,
+            capture_output=True, text=True, timeout=280,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr[-3000:]
     answers = json.loads(done.stdout.split("ANSWERS ")[1])
-    assert answers[0] == answers[1] == answers[2]
+    assert answers[0] == answers[1] == answers[2] and answers[3] == answers[4]

@@ -2,6 +2,7 @@
 
 hf-vpdd compare --config recipes/metaworld_tiny.yaml --demos 2 5 --seeds 3 --draws 2 --out outputs/few_shot
 hf-vpdd compare --study embodiment --config recipes/metaworld_tiny.yaml --demos 2 --other data/fetch data/adroit
+hf-vpdd compare --study gr1 --config recipes/gr1_metaworld_tiny.yaml --demos 5 --arms pretrained scratch
 hf-vpdd compare --study value-gridworld --seeds 3 --out outputs/value_gridworld
 hf-vpdd compare --study value-order --config recipes/vptr_metaworld_tiny.yaml --out outputs/values
 hf-vpdd compare --study offline-rl --config recipes/vptr_metaworld_tiny.yaml --out outputs/values --episodes 10
@@ -13,30 +14,32 @@ from pathlib import Path
 
 
 _VALUE_STUDIES = ("value-gridworld", "value-order", "offline-rl")
-SUMMARY = "Train and evaluate the arms of a study: few demonstrations, other bodies, V-PTR's values; resumable."
+SUMMARY = "Train and evaluate the arms of a study: few demonstrations, other bodies, GR-1, V-PTR's values; resumable."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..experiments import embodiment, few_shot, value_gridworld, value_transfer
+    from ..experiments import embodiment, few_shot, value_gridworld, value_transfer, video_pretraining
 
     parser.add_argument(
         "--config", help="recipe YAML; for few-shot with finished vqvae and pretrain (value-gridworld needs none)"
     )
     parser.add_argument(
-        "--study", choices=["few-shot", "embodiment", *_VALUE_STUDIES], default="few-shot",
-        help="few-shot: pre-trained or not, diffusion or cloning; embodiment: pre-training on video of which bodies; "
-        "value-gridworld: do values know the distance to a goal; value-order: are they in order on held-out video; "
-        "offline-rl: is their encoder worth something to offline RL",
+        "--study", choices=["few-shot", "embodiment", "gr1", *_VALUE_STUDIES], default="few-shot",
+        help="few-shot: VPDD, pre-trained or not, diffusion or cloning; embodiment: VPDD, pre-training on video of "
+        "which bodies; gr1: GR-1 with and without video pre-training; value-gridworld: do V-PTR's values know the "
+        "distance to a goal; value-order: are they in order on held-out video; offline-rl: is their encoder worth "
+        "something to offline RL",
     )  # fmt: skip
     parser.add_argument("--demos", type=int, nargs="+", default=[2, 5], help="labelled demonstrations per task")
     parser.add_argument(
         "--arms", nargs="+", metavar="ARM",
         help=f"what to compare; few-shot: {', '.join(few_shot.ARMS)}; embodiment: {', '.join(embodiment.ARMS)}; "
+        f"gr1: {', '.join(video_pretraining.ARMS)}; "
         f"value-gridworld: {', '.join(value_gridworld.ARMS)}; value-order: {', '.join(value_transfer.OBJECTIVES)}; "
         f"offline-rl: {', '.join(value_transfer.ARMS)}",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="training seeds")
-    parser.add_argument("--draws", type=int, default=1, help="disjoint draws of demonstrations (few-shot)")
+    parser.add_argument("--draws", type=int, default=1, help="disjoint draws of demonstrations (few-shot, gr1)")
     parser.add_argument(
         "--steps",
         type=int,
@@ -51,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("OPTION", "VALUE"), help=(
         "another value in the recipe (value-order, offline-rl), e.g. --set data.root data/metaworld_tiny"
     ))  # fmt: skip
-    parser.add_argument("--tables-only", action="store_true", help="no training: tables of the results there are")
+    parser.add_argument("--report-only", action="store_true", help="no training: tables of the results there are")
     parser.add_argument("--write-to", type=Path, metavar="FILE.md", help=(
         "put the table of a value study between its marks in this document"
     ))  # fmt: skip
@@ -62,7 +65,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--other", nargs="+", default=[], metavar="DATASET", help="recordings of the other bodies")
     group.add_argument("--frames", type=int, help="different frames in every mix of video (default: all that fit)")
     group.add_argument("--tokenizer-steps", type=int, help="of every tokenizer; the recipe's if not given")
-    group.add_argument("--pretrain-steps", type=int, help="of every video trunk; the recipe's if not given")
+    parser.add_argument(
+        "--pretrain-steps",
+        type=int,
+        help="of every pre-training on video (embodiment, gr1); the recipe's if not given",
+    )
+    group = parser.add_argument_group("gr1")
+    group.add_argument("--card", type=Path, help="model card whose table to fill in; the numbers go beside it")
     group = parser.add_argument_group("value-order, offline-rl")
     group.add_argument("--value-steps", type=int, help="of every value model; the recipe's if not given")
     group.add_argument(
@@ -87,7 +96,11 @@ def run(args: argparse.Namespace) -> int:
         steps=args.steps,
         keep_policies=args.keep_policies,
     )
-    if args.study == "embodiment":
+    if args.study != "gr1" and (args.card or args.report_only):
+        raise InputError("--card and --report-only belong to --study gr1")
+    if args.study == "gr1":
+        table = _gr1(args, shared)
+    elif args.study == "embodiment":
         if len(args.demos) != 1 or args.draws != 1:
             raise InputError("the study of other bodies takes one number of --demos and one draw, e.g. --demos 2")
         table = _embodiment(args, shared)
@@ -144,9 +157,9 @@ def _values(args: argparse.Namespace) -> int:
         def there(plan, arms, seeds):
             return value_transfer.finished(plan, args.study, arms, seeds)
 
-    results = there(plan, arms, args.seeds) if args.tables_only else run(plan, arms, args.seeds, args.workers)
+    results = there(plan, arms, args.seeds) if args.report_only else run(plan, arms, args.seeds, args.workers)
     if not results:
-        raise InputError(f"{args.out} holds no results of {args.study} yet: leave --tables-only out")
+        raise InputError(f"{args.out} holds no results of {args.study} yet: leave --report-only out")
     table = value_tables.TABLES[args.study](results)
     atomic_write_text(args.out / f"{args.study}.md", table)
     if args.write_to is not None:
@@ -155,3 +168,13 @@ def _values(args: argparse.Namespace) -> int:
         value_tables.put_runs(args.runs, args.study, results)
     print(f"\n{table}\n{args.out / args.study}.md")
     return 0
+
+
+def _gr1(args: argparse.Namespace, shared: dict) -> str:
+    from ..experiments.video_pretraining import ARMS, VideoPretrainingPlan, report, run_study, study_grid
+
+    plan = VideoPretrainingPlan(**shared, pretrain_steps=args.pretrain_steps)
+    cells = study_grid(args.arms or list(ARMS), args.demos, args.seeds, args.draws)
+    if not args.report_only:
+        run_study(plan, cells, args.workers)
+    return report(plan, cells, args.card)

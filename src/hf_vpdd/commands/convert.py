@@ -3,7 +3,7 @@
 import argparse
 
 
-SUMMARY = "Convert official checkpoints to folders that from_pretrained loads."
+SUMMARY = "Convert official checkpoints to folders that from_pretrained loads, and robot datasets to LeRobot's format."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
         one.sources = kind.sources
         one.add_argument("--from", dest="source", required=True, choices=list(kind.sources), help="whose files")
-        one.add_argument("--overwrite", action="store_true", help="replace the model that is in OUT")
+        if kind.overwrites:
+            one.add_argument("--overwrite", action="store_true", help="replace the model that is in OUT")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,6 +3,7 @@
 hf-vpdd eval --policy runs/my-policy --tasks mt10 --episodes 100 --out outputs/eval
 hf-vpdd eval --policy expert --tasks mt10 --out outputs/expert          # the scripted expert on the same episodes
 xvfb-run -a hf-vpdd eval --env rlbench --policy runs/rlbench --tasks vpdd17 --out outputs/rlbench
+hf-vpdd eval --env calvin --policy runs/gr1 --chains 1000 --renderer egl --out outputs/calvin --resume
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 from pathlib import Path
 
 from ..errors import InputError
+from . import _eval_calvin
 
 
 SUMMARY = "Run a policy in a simulator: success rates with intervals, videos, a report page."
@@ -20,7 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from ..evaluation.episodes import PERTURBATIONS, PROTOCOLS
 
     parser.add_argument(
-        "--env", choices=list(SIMULATORS), help="the simulator; the one that --protocol belongs to if not given"
+        "--env",
+        choices=[*SIMULATORS, "calvin"],
+        help="the simulator; the one that --protocol belongs to if not given",
     )
     parser.add_argument("--policy", required=True, help="folder of a checkpoint, name on the Hub, expert or null")
     parser.add_argument(
@@ -49,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", type=int, default=os.cpu_count() or 1, help="simulator processes; 0: within this one"
     )
-    parser.add_argument("--envs", type=int, default=16, help="episodes that run side by side (80 MB each)")
+    parser.add_argument("--envs", type=int, help="episodes that run side by side, 80 MB each (default: 16)")
     parser.add_argument("--videos", type=int, default=1, help="successes, and failures, to film of each task")
     parser.add_argument(
         "--execute", type=int, help="actions to run of each plan; the policy's own number if not given"
@@ -75,6 +79,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="as on a robot that moves while the network computes: a plan begins with what the last one still holds",
     )
+    parser.add_argument(
+        "--value-model",
+        metavar="DIR",
+        help="value-guided planning: a V-PTR value model (training/pretrain.py --model vptr) judges the end of each "
+        "imagined future",
+    )
+    parser.add_argument(
+        "--num-candidates", type=int, help="futures to imagine for each plan, of which the best one is carried out"
+    )
+    parser.add_argument(
+        "--value-goals",
+        metavar="DATASET",
+        help="demonstrations whose last frames show what each instruction asks for; needed by value models that read "
+        "no words",
+    )
+    _eval_calvin.add_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,6 +105,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.videos < 0:
         raise InputError(f"--videos must not be negative; got {args.videos}")
+    if args.env == "calvin":
+        return _eval_calvin.run(args, _policy_options(args))
+    _eval_calvin.refuse_flags(args)
     protocol = PROTOCOLS[args.protocol or default_protocol(args.env or "metaworld")]
     simulator = protocol.simulator
     if args.env not in (None, simulator.name):
@@ -99,21 +122,11 @@ def run(args: argparse.Namespace) -> int:
         variations=_numbers(args.variations),
     )
     simulator.prepare()
-    options = {
-        "num_inference_steps": args.inference_steps,
-        "temperature": args.temperature,
-        "sampler": args.sampler,
-        "action_steps": args.action_steps,
-        "guidance_scale": args.guidance_scale,
-        "real_time": args.real_time or None,
-    }
-    options = {name: value for name, value in options.items() if value is not None}
-    if args.policy in ("expert", "null") and options:
-        flags = {"num_inference_steps": "--inference-steps"}
-        given = ", ".join(flags.get(name, "--" + name.replace("_", "-")) for name in options)
-        raise InputError(f"{given} mean nothing to --policy {args.policy}")
+    options = _policy_options(args)
     leave_cores_to(args.workers)
     policy = load_policy(args.policy, **options)
+    if getattr(policy, "ranker", None) is not None:
+        policy.ranker.require_goals(said for episode in episodes if (said := episode.instruction))
     name = Path(args.policy).name
     evaluation = evaluate(
         policy,
@@ -123,7 +136,7 @@ def run(args: argparse.Namespace) -> int:
         checkpoint=args.policy,
         protocol=protocol.name,
         workers=args.workers,
-        envs=args.envs,
+        envs=16 if args.envs is None else args.envs,
         execute=args.execute,
         max_steps=args.max_steps,
         seed=args.policy_seed,
@@ -135,6 +148,27 @@ def run(args: argparse.Namespace) -> int:
         f"\n{summary_text(evaluation)}\n\nresults: {args.out}/summary.json, {args.out}/episodes.jsonl\nreport:  {page}"
     )
     return 0
+
+
+def _policy_options(args: argparse.Namespace) -> dict:
+    """What was given of the policy's sampling; an InputError where the policy has none."""
+    options = {
+        "num_inference_steps": args.inference_steps,
+        "temperature": args.temperature,
+        "sampler": args.sampler,
+        "action_steps": args.action_steps,
+        "guidance_scale": args.guidance_scale,
+        "real_time": args.real_time or None,
+        "value_model": args.value_model,
+        "num_candidates": args.num_candidates,
+        "value_goals": args.value_goals,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if args.policy in ("expert", "null") and options:
+        flags = {"num_inference_steps": "--inference-steps"}
+        given = ", ".join(flags.get(name, "--" + name.replace("_", "-")) for name in options)
+        raise InputError(f"{given} mean nothing to --policy {args.policy}")
+    return options
 
 
 def _numbers(text: str | None) -> list[int] | None:

@@ -1,4 +1,4 @@
-"""`hf-vpdd info DATASET`: features, sizes, tasks and a contact sheet of a LeRobot dataset."""
+"""`hf-vpdd info DATASET`: features, sizes, tasks and a contact sheet of a dataset."""
 
 import argparse
 import json
@@ -12,7 +12,7 @@ LIGHT = True  # uses no models
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("dataset", metavar="DATASET", help="a LeRobot dataset: a folder, or user/name on the Hub")
+    add("dataset", metavar="DATASET", help="a LeRobot dataset (a folder, or user/name on the Hub) or a CALVIN folder")
     add("--camera", metavar="NAME", help="the camera on the contact sheet; the first one if not given")
     add("--out", metavar="PNG", help="where the contact sheet goes; outputs/info/<name>.png if not given")
     add("--no-sheet", action="store_true", help="write no contact sheet")
@@ -21,9 +21,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..data.contact_sheet import write_contact_sheet
-    from ..data.lerobot import LeRobotDataset
+    from ..data.formats import open_dataset
 
-    dataset = LeRobotDataset(args.dataset)
+    dataset = open_dataset(args.dataset)
     sheet = None
     if dataset.cameras and not args.no_sheet:
         camera = args.camera or dataset.cameras[0]
@@ -44,7 +44,8 @@ def summarize(dataset) -> dict:
     lengths = dataset.episodes.length
     table = dataset.episodes
     video_bytes = sum(path.stat().st_size for paths in table.video_files.values() for path in paths)
-    data_bytes = sum(path.stat().st_size for path in table.data_files)
+    data_files = dataset.all_files() if hasattr(dataset, "all_files") else table.data_files
+    data_bytes = sum(path.stat().st_size for path in data_files)
     frames_of_task = Counter()
     for task, length in zip(table.task, lengths.tolist()):
         frames_of_task[task] += length
@@ -61,7 +62,7 @@ def summarize(dataset) -> dict:
         },
         "video_files": sum(len(paths) for paths in table.video_files.values()),
         "video_mb": round(video_bytes / 1e6, 3),
-        "data_files": len(table.data_files),
+        "data_files": len(data_files),
         "data_mb": round(data_bytes / 1e6, 3),
         "cameras": dataset.cameras,
         "features": {
@@ -77,7 +78,8 @@ def summarize(dataset) -> dict:
 
 def print_summary(summary: dict) -> None:
     lengths = summary["episode_frames"]
-    print(f"{summary['root']}   (LeRobot {summary['format']}, robot {summary['robot_type'] or 'not named'})")
+    name = summary["format"] if summary["format"] == "CALVIN" else f"LeRobot {summary['format']}"
+    print(f"{summary['root']}   ({name}, robot {summary['robot_type'] or 'not named'})")
     print(
         f"{summary['episodes']} episodes, {summary['frames']} frames at {summary['fps']} per second "
         f"({summary['seconds']:.0f} s); {lengths['min']} to {lengths['max']} frames an episode, {lengths['mean']} on "

@@ -36,7 +36,7 @@ _NAMES = (
     (r"ln_final\.(weight|bias)", r"text_model.final_layer_norm.\1"),
     (r"text_projection", "text_projection.weight"),
 )
-_IMAGE_TOWER = "CLIP's image tower and constants: VPDD reads sentences only"
+_IMAGE_TOWER = "CLIP's image tower and constants: only sentences are read"
 _HEAD_SIZE = 64  # of every text tower that OpenAI published
 
 

@@ -5,7 +5,8 @@ A source is a module of this folder with
     DESCRIPTION: str                               for --help
     EXAMPLES: str
     add_arguments(parser)                          its own options
-    run(args) -> Report                            `args` has them, and `out` and `overwrite`
+    run(args) -> Report                            `args` has them, and `out` (and `overwrite`, of a kind that
+                                                   overwrites); anything with text() will do
 """
 
 import importlib
@@ -26,10 +27,11 @@ class Source:
 
 @dataclass(frozen=True)
 class Kind:
-    """Something to convert, and from where."""
+    """Something to convert, and from where. `overwrites`: whether --overwrite may replace what is in OUT."""
 
     summary: str
     sources: dict[str, Source]
+    overwrites: bool = True
 
 
 KINDS = {
@@ -40,5 +42,10 @@ KINDS = {
             "gr1": Source("github.com/bytedance/GR-1: the CALVIN policies, snapshot_*.pt", "gr1"),
             "icvf": Source("github.com/dibyaghosh/icvf_release: values from video, Flax msgpack or npz", "icvf"),
         },
+    ),
+    "dataset": Kind(
+        "a robot dataset of another format -> a LeRobot v3.0 dataset",
+        {"calvin": Source("CALVIN folders, task_X_Y or one of its splits: annotated windows", "calvin")},
+        overwrites=False,
     ),
 }

@@ -7,12 +7,14 @@ from importlib import import_module
 
 
 _HOME = {
+    "CalvinDataset": "calvin",
     "FrameStore": "frame_store",
     "LeRobotDataset": "lerobot",
     "LeRobotWriter": "lerobot_writer",
     "RunningStatistics": "statistics",
     "WindowDataset": "windows",
     "build_views": "multiview",
+    "convert_dataset": "conversion",
     "dataset_fingerprint": "lerobot",
     "decode_video": "video",
     "encode_video": "video",
@@ -20,6 +22,7 @@ _HOME = {
     "flatten_views": "multiview",
     "join_views": "multiview",
     "next_keyframes": "keyframes",
+    "open_dataset": "formats",
     "tokenize": "tokens",
 }
 

@@ -24,9 +24,10 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from ..files import atomic_path
+from .formats import open_dataset
 from .frame_rows import FrameRows
 from .keyframes import find_keyframes
-from .lerobot import LeRobotDataset, dataset_fingerprint
+from .lerobot import LeRobotDataset
 from .video import iterate_numbered_frames
 
 
@@ -91,7 +92,7 @@ class FrameStore:
         """Opens the cache of a dataset, decoding its videos first when there is none that fits.
 
         Args:
-            root: A LeRobot dataset, folder or Hub id.
+            root: A LeRobot dataset, folder or Hub id; or a CALVIN folder.
             camera: Which camera, with or without `observation.images.`.
             image_size: Side S of the square frames. Frames of another size are resized (bilinear, antialiased) so
                 that the shorter side is S, and cropped in the middle.
@@ -103,9 +104,9 @@ class FrameStore:
         """
         if image_size < 1:
             raise InputError(f"image_size is {image_size}; it must be at least 1")
-        dataset = LeRobotDataset(root)
+        dataset = open_dataset(root, progress)
         key = dataset.camera_key(camera)
-        whole = f"{dataset_fingerprint(dataset.root)}/{key}/{image_size}/{_FORMAT}"
+        whole = f"{dataset.fingerprint}/{key}/{image_size}/{_FORMAT}"
         fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         cache_dir = Path(cache_dir) if cache_dir is not None else dataset.root / ".cache" / "hf_vpdd"
         place = cache_dir / f"frames-{key.rsplit('.', 1)[-1]}-{image_size}-{fingerprint[:16]}"

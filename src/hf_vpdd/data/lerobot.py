@@ -101,6 +101,11 @@ class LeRobotDataset:
         return [key.removeprefix(IMAGE_PREFIX) for key in self._camera_keys]
 
     @cached_property
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that change when the dataset changes; see `dataset_fingerprint`."""
+        return dataset_fingerprint(self.root)
+
+    @cached_property
     def stats(self) -> dict[str, dict[str, np.ndarray]]:
         """Statistics by feature; v2.1 datasets keep them per episode, so they are merged here (without quantiles)."""
         path = self.root / "meta" / "stats.json"
@@ -288,6 +293,11 @@ def dataset_fingerprint(root: str | os.PathLike) -> str:
             if folder != "videos":
                 digest.update(path.read_bytes())
     return digest.hexdigest()
+
+
+def is_lerobot_folder(root: str | os.PathLike) -> bool:
+    """Whether there is a finished LeRobot dataset."""
+    return (Path(root).expanduser() / "meta" / "info.json").is_file()
 
 
 def _find_root(root_or_repo_id: str | os.PathLike) -> Path:

@@ -15,16 +15,11 @@ end, in one rename; until then the folder holds nothing that a reader would take
 """
 
 import json
-import multiprocessing
 import os
 import shutil
-import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -32,8 +27,9 @@ import numpy as np
 
 from ..envs.protocols import FIRST_EVALUATION_SEED, FPS, PROTOCOLS
 from ..errors import InputError
-from ..files import atomic_path, atomic_write_text
+from ..files import atomic_path
 from .recording_sources import MAX_ATTEMPTS, SOURCES, STEPS_AFTER_SUCCESS, demonstrate, keyed_generator
+from .staging import claim, cores, run_jobs
 
 
 __all__ = ["MAX_ATTEMPTS", "STEPS_AFTER_SUCCESS", "RecordingPlan", "demonstrate", "record"]
@@ -152,14 +148,14 @@ def record(
     if workers is not None and (not isinstance(workers, int) or workers < 1):
         raise InputError(f"workers must be a whole number of at least 1, but is {workers!r}")
     root = Path(root)
-    staging = _claim(root, plan)
+    staging = claim(root, plan.to_dict(), "recording")
     if staging is None:  # complete already
         return root
 
     missing = [job for job in plan.jobs() if not (staging / plan.folder(*job) / "episode.json").is_file()]
     with _Progress(len(plan.jobs()), len(plan.jobs()) - len(missing), progress) as bar:
         if missing:
-            workers = min(workers or _cores(), len(missing))
+            workers = min(workers or cores(), len(missing))
             _run_workers(plan, staging, missing, workers, bar.advance)
     _assemble(root, staging, plan, progress)
     shutil.rmtree(staging)
@@ -203,37 +199,6 @@ def _make_plan(source: str = "metaworld", **given) -> RecordingPlan:
     return RecordingPlan(**given, source=source)
 
 
-def _claim(root: Path, plan: RecordingPlan) -> Path | None:
-    """The staging folder of this plan in `root`, or None if the dataset is complete."""
-    wanted = plan.to_dict()
-    staging = root / ".staging"
-    info = root / "meta" / "info.json"
-    if info.is_file():
-        _compare(json.loads(info.read_text()).get("recording"), wanted, root, "holds another dataset")
-        shutil.rmtree(staging, ignore_errors=True)  # killed between the last rename and the clearing up
-        return None
-    if (staging / "plan.json").is_file():
-        _compare(json.loads((staging / "plan.json").read_text()), wanted, root, "holds another, unfinished recording")
-    elif root.is_dir() and any(entry.name not in (".staging", ".partial") for entry in root.iterdir()):
-        raise InputError(f"{root} is neither empty nor a recording; choose another folder")
-    else:
-        atomic_write_text(staging / "plan.json", json.dumps(wanted, indent=2))
-    for leftover in (staging / "episodes").glob(".*"):  # of killed workers
-        shutil.rmtree(leftover, ignore_errors=True)
-    return staging
-
-
-def _compare(found: dict | None, wanted: dict, root: Path, what: str) -> None:
-    if found == wanted:
-        return
-    if not isinstance(found, dict):
-        raise InputError(f"{root} {what}, not recorded by hf-vpdd; choose another folder")
-    differences = [
-        f"{key} {found.get(key)!r} (now {wanted[key]!r})" for key in wanted if found.get(key) != wanted[key]
-    ]
-    raise InputError(f"{root} {what}: {'; '.join(differences)}. Use the same arguments, or another folder")
-
-
 # -- workers ---------------------------------------------------------------------------------------------------------
 
 
@@ -242,58 +207,18 @@ def _run_workers(plan: RecordingPlan, staging: Path, jobs: list, workers: int, d
     from ..envs.gl import configure_gl
 
     configure_gl()  # here, so that a missing library is one clear error and not one per worker
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(plan, str(staging)),
+    died = (
+        f"a recording worker died (killed, or out of memory?). Finished episodes are kept in {staging}; the same "
+        "command continues"
     )
-    try:
-        queue, running = iter(jobs), set()
-        for job in queue:
-            running.add(pool.submit(_record_episode, *job))
-            if len(running) >= 2 * workers:
-                running = _collect(running, done)
-        while running:
-            running = _collect(running, done)
-    except BrokenProcessPool:
-        raise RuntimeError(
-            f"a recording worker died (killed, or out of memory?). Finished episodes are kept in {staging}; the same "
-            "command continues"
-        ) from None
-    except BaseException:
-        # Ctrl-C too: what is half done is thrown away, what is done stays. Workers ignore Ctrl-C themselves.
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _collect(running: set, done: Callable[[int], None]) -> set:
-    finished, running = wait(running, return_when=FIRST_COMPLETED)
-    for future in finished:
-        done(future.result())
-    return running
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    run_jobs(_record_episode, jobs, workers, _start_worker, (plan, str(staging)), done, died)
 
 
 _worker: dict = {}
 
 
 def _start_worker(plan: RecordingPlan, staging: str) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_follow_parent, daemon=True).start()
     _worker.update(plan=plan, staging=Path(staging), env=None)
-
-
-def _follow_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
 
 
 def _record_episode(task: str, episode: int) -> int:

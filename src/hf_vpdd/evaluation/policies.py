@@ -139,6 +139,8 @@ def identity(policy: Any, name: str, checkpoint: str | os.PathLike | None = None
         found["sampling"] = dict(sampling)
     if getattr(policy, "real_time", False):
         found["real_time"] = True
+    if (ranker := getattr(policy, "ranker", None)) is not None:
+        found["value_planning"] = {"num_candidates": policy.num_candidates, "value_model": ranker.fingerprint}
     if checkpoint is not None and (folder := Path(checkpoint)).is_dir():
         for file in sorted([*folder.glob("*.safetensors"), *folder.glob("*config.json"), *folder.glob("tokenizer*")]):
             found[file.name] = file_sha256(file)

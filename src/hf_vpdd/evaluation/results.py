@@ -52,11 +52,11 @@ class ResultFolder:
                 raise InputError(
                     f"{self.path} holds results already; give --resume to go on with them, or another --out"
                 )
-            there = _read_json(marker)
+            there = read_json(marker)
             if there != run:
                 raise InputError(
                     f"{self.path} cannot be resumed: it was run with other settings "
-                    f"({'; '.join(_differences(there, run))}). Use those, or give another --out"
+                    f"({'; '.join(differences(there, run))}). Use those, or give another --out"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         self.results: dict[tuple, dict[str, Any]] = {}
@@ -129,19 +129,21 @@ def _key(result: Mapping[str, Any]) -> tuple:
     return Episode.from_dict(result).key
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """What a JSON file of results holds, or an InputError."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read ({error}); give another --out") from error
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What tells two runs apart, in words, one entry a setting."""
     found = []
     for name in sorted({*old, *new}):
         before, now = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(now, dict):
-            found += _differences(before, now, f"{prefix}{name}.")
+            found += differences(before, now, f"{prefix}{name}.")
         elif before != now:
             found.append(f"{prefix}{name} was {str(before)[:24]!r}, now {str(now)[:24]!r}")
     return found

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from ..errors import InputError
 from ..evaluation.metrics import Score, score
@@ -60,6 +60,8 @@ class Plan:
         overrides: Further overrides of the recipe, as on the command line of training/finetune.py.
     """
 
+    stage: ClassVar[str] = "finetune"  # whose recipe a cell trains by
+
     recipe: str
     out: str
     tasks: str = "quickstart"
@@ -76,6 +78,13 @@ class Plan:
     def identity(self) -> dict[str, Any]:
         """What decides the results and is not in the names of cells."""
         return {name: getattr(self, name) for name in ("tasks", "episodes", "first_seed", "steps")}
+
+    def train(self, recipe) -> None:
+        """The policy of one cell, into `recipe.output_dir`."""
+        from ..training import run_finetune
+
+        store, codes = _open(recipe)
+        run_finetune(recipe, store=store, codes=codes)
 
 
 def grid(
@@ -128,7 +137,7 @@ _opened: dict[tuple, tuple] = {}  # frames and tokens, opened once per process
 
 def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     """Train and evaluate one cell in this process."""
-    from ..training import load_recipe, run_finetune
+    from ..training import load_recipe
 
     folder = result_path(plan, cell).parent
     overrides = {
@@ -145,10 +154,9 @@ def run_cell(plan: Plan, cell: Cell) -> dict[str, Any]:
     }
     if plan.steps is not None:
         overrides["train.steps"] = plan.steps
-    recipe = load_recipe("finetune", plan.recipe, overrides)
-    store, codes = _open(recipe)
+    recipe = load_recipe(plan.stage, plan.recipe, overrides)
     if not (folder / "policy" / "training.json").is_file():  # written last
-        run_finetune(recipe, store=store, codes=codes)
+        plan.train(recipe)
     training = json.loads((folder / "policy" / "training.json").read_text(encoding="utf-8"))
     content = {
         **asdict(cell),

@@ -26,6 +26,7 @@ from ..inference import check_is_policy_checkpoint, check_pair, check_video_pair
 from ..modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction
 from ..modeling.vpdd.processing_vpdd import VPDDProcessor
 from ..saving import save_policy
+from ..value_planning import as_ranker, last_frames
 
 
 _OUTPUT_TYPES = ("np", "pt", "pil", "latent")
@@ -42,10 +43,13 @@ class VPDDPipelineOutput(BaseOutput):
             images; "latent": the codes, int64 (B * num_samples, V, num_clips * t, h, w), not decoded.
         actions: float32 (B * num_samples, chunk, A) in the robot's units; a tensor for "pt" and "latent", else an
             array. They lead into the first clip. None for a model that knows no actions.
+        values: With a value model: what it thinks of the last picture of each video, float32 (B, num_samples), kind as
+            of `actions`; `values.argmax(1)` are the futures to prefer. Else None.
     """
 
     videos: np.ndarray | torch.Tensor | list[list[PIL.Image.Image]]
     actions: np.ndarray | torch.Tensor | None
+    values: np.ndarray | torch.Tensor | None = None
 
 
 class VPDDPipeline(DiffusionPipeline):
@@ -122,6 +126,8 @@ class VPDDPipeline(DiffusionPipeline):
         return_dict: bool = True,
         callback_on_step_end: Callable | PipelineCallback | MultiPipelineCallbacks | None = None,
         callback_on_step_end_tensor_inputs: list[str] | None = None,
+        value_model=None,
+        value_goals=None,
     ) -> VPDDPipelineOutput | tuple:
         """
         Args:
@@ -144,6 +150,8 @@ class VPDDPipeline(DiffusionPipeline):
                 returns, a dictionary or None, replaces these tensors. `step` counts on over the clips. To stop, it
                 sets `pipeline._interrupt = True`: what is still masked then takes the network's latest guess.
             callback_on_step_end_tensor_inputs: Which of "video_codes" and "actions" (bins) it gets. Default: both.
+            value_model, value_goals: A V-PTR value model that judges how each video ends, as in `RobotPolicy`. For
+                more than one call make a [`hf_vpdd.value_planning.ValueRanker`] once and give that.
 
         Raises:
             InputError: Wrong input, or an option that this model does not know.
@@ -155,13 +163,18 @@ class VPDDPipeline(DiffusionPipeline):
             wanted = callback_on_step_end_tensor_inputs
         self._check_call(output_type, wanted, num_samples, num_clips, state, action_steps, committed_actions)
         scheduler = self.scheduler if sampler is None else schedulers.build_sampler(sampler, self.scheduler.config)
+        ranker = None
+        if value_model is not None:
+            ranker = as_ranker(value_model, value_goals, self.model.device)
+            ranker.check_policy(self.model, self.processor)
+            sentences = [instruction] if isinstance(instruction, str) else list(instruction)
+            ranker.require_goals(sentences)
 
-        # 1. everything once for each sample
+        # 1. everything once for each observation
         model, config = self.model.eval(), self.model.config
         inputs = self.processor(images, instruction, state if self._plans else None)
         observations = len(inputs["pixel_values"])
-        inputs = {name: tensor.repeat_interleave(num_samples, dim=0) for name, tensor in inputs.items()}
-        committed = _committed(committed_actions, observations, num_samples, config)
+        committed = _committed(committed_actions, observations, config)
 
         # 2. the first clip, with its actions; further clips go on from there
         self._guidance_scale, self._interrupt = guidance_scale, False
@@ -173,6 +186,7 @@ class VPDDPipeline(DiffusionPipeline):
             "guidance_scale": guidance_scale,
             "generator": generator,
             "scheduler": scheduler,
+            "num_samples": num_samples,
         }
         actions = None
         with self.progress_bar(total=self._num_timesteps) as bar:
@@ -193,12 +207,21 @@ class VPDDPipeline(DiffusionPipeline):
             else:
                 codes = imagine(model, inputs, num_clips=num_clips, **sampling)
 
-        # 3. codes to pictures
+        # 3. codes to values and pictures
+        values = None
+        if ranker is not None:
+            clip = codes[:, :, -config.latent_shape[0] :].contiguous()
+            last = last_frames(model, self.processor, clip, ranker.processor.cameras[0])
+            values = ranker.values(last.unflatten(0, (observations, num_samples)), sentences)
         videos = codes if output_type == "latent" else self.decode(codes, output_type)
         self.maybe_free_model_hooks()
         if actions is not None and output_type not in ("pt", "latent"):
             actions = actions.cpu().numpy()
-        return VPDDPipelineOutput(videos=videos, actions=actions) if return_dict else (videos, actions)
+        if values is not None and output_type not in ("pt", "latent"):
+            values = values.cpu().numpy()
+        if not return_dict:
+            return (videos, actions) if values is None else (videos, actions, values)
+        return VPDDPipelineOutput(videos=videos, actions=actions, values=values)
 
     @torch.no_grad()
     def decode(self, codes: torch.Tensor, output_type: str = "np"):
@@ -312,8 +335,8 @@ def _check_scheduler(scheduler) -> None:
         )
 
 
-def _committed(actions, observations: int, num_samples: int, config) -> torch.Tensor | None:
-    """(B, n, A) or, for one observation, (n, A) -> float32 (B * num_samples, n, A)."""
+def _committed(actions, observations: int, config) -> torch.Tensor | None:
+    """(B, n, A) or, for one observation, (n, A) -> float32 (B, n, A)."""
     if actions is None:
         return None
     actions = torch.as_tensor(np.asarray(actions) if isinstance(actions, (list, tuple)) else actions)
@@ -322,7 +345,7 @@ def _committed(actions, observations: int, num_samples: int, config) -> torch.Te
         raise InputError(
             f"committed_actions: expected ({observations}, n, {config.action_dim}), got {tuple(actions.shape)}."
         )
-    return actions.float().repeat_interleave(num_samples, dim=0)
+    return actions.float()
 
 
 def _as_output_type(video: torch.Tensor, output_type: str):

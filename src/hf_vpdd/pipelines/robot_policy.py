@@ -17,6 +17,7 @@ from transformers.pipelines import Pipeline
 from ..errors import InputError
 from ..inference import check_pair, make_generator, plan
 from ..saving import save_policy
+from ..value_planning import as_ranker, check_candidates, plan_by_value
 
 
 _FORWARD = (
@@ -29,6 +30,10 @@ _FORWARD = (
     "generator",
     "seed",
     "return_video",
+    "return_candidates",
+    "num_candidates",
+    "value_model",
+    "value_goals",
 )
 # transformers itself hands these on to every pipeline
 _SERVICE = ("trust_remote_code", "use_fast", "_commit_hash", "framework", "processor", "revision", "token")
@@ -45,7 +50,12 @@ class RobotPolicyPipeline(Pipeline):
     reproducible draws `seed` (every model call starts from it: a plan does not depend on what was asked before) or
     `generator` (one stream over all calls).
 
-    Output: {"actions": float32 (chunk, A)} as numpy, with "video": uint8 (T, H, W, 3) if asked.
+    Value-guided planning (see `RobotPolicy`): `value_model` and `num_candidates`, with `value_goals` for a value model
+    that reads no words, and `return_candidates` for the futures of all candidates.
+
+    Output: {"actions": float32 (chunk, A)} as numpy, with "video": uint8 (T, H, W, 3) if asked. With a value model
+    also "values": float32 (N,), "chosen": which of the N it was, "candidate_actions": float32 (N, chunk, A) and, if
+    asked, "candidate_videos": uint8 (N, T, H, W, 3).
     """
 
     _load_processor = True
@@ -56,6 +66,7 @@ class RobotPolicyPipeline(Pipeline):
 
     def __init__(self, model, *args, processor=None, **kwargs):
         check_pair(model, processor)
+        self._rankers: dict = {}
         super().__init__(model, *args, processor=processor, **kwargs)
         self.model.eval()
 
@@ -67,18 +78,54 @@ class RobotPolicyPipeline(Pipeline):
             raise InputError(f"robot-policy pipeline: unknown option {unknown[0]!r}; there are {', '.join(_FORWARD)}.")
         if kwargs.get("generator") is not None and kwargs.get("seed") is not None:
             raise InputError("seed and generator: give one of them, not both.")
+        if "num_candidates" in kwargs or "value_model" in kwargs or "value_goals" in kwargs:
+            kwargs = self._with_ranker(kwargs)
         return {}, kwargs, {}
 
-    def preprocess(self, observation: Mapping):
-        return dict(self.processor.process_observations([observation]))
+    def _with_ranker(self, options: dict) -> dict:
+        """A value model named by its folder is loaded once; what was said at construction holds for every call."""
+        said = {**getattr(self, "_forward_params", {}), **options}
+        value_model, goals = options.get("value_model"), options.pop("value_goals", None)
+        if value_model is None:
+            if goals is not None:
+                raise InputError("value_goals: they are for a value_model; give both together.")
+        else:
+            named = isinstance(value_model, (str, os.PathLike)) and (
+                goals is None or isinstance(goals, (str, os.PathLike))
+            )
+            key = (str(value_model), str(goals)) if named else None
+            if key is None or self._rankers.get(key) is None:
+                self._rankers[key] = as_ranker(value_model, goals, self.model.device)
+            options["value_model"] = said["value_model"] = self._rankers[key]
+        ranker, count = said.get("value_model"), said.get("num_candidates", 1)
+        check_candidates(self.model, count, said, ranked=ranker is not None)
+        if ranker is not None:
+            ranker.check_policy(self.model, self.processor, count)
+        return options
 
-    def _forward(self, inputs, return_video: bool = False, seed: int | None = None, **sampling):
+    def preprocess(self, observation: Mapping):
+        # transformers moves tensors and leaves the sentence alone
+        inputs = self.processor.process_observations([observation])
+        return {**inputs, "instruction": str(observation.get("instruction", ""))}
+
+    def _forward(
+        self, inputs, seed: int | None = None, value_model=None, num_candidates: int = 1, return_candidates=False,
+        **options,
+    ):  # fmt: skip
+        said = inputs.pop("instruction")
         if seed is not None:
-            sampling["generator"] = make_generator(seed, self.model.device)
-        result = plan(self.model, self.processor, inputs, return_video=return_video, **sampling)
-        return (
-            {"actions": result.actions} if result.video is None else {"actions": result.actions, "video": result.video}
-        )
+            options["generator"] = make_generator(seed, self.model.device)
+        if value_model is None:
+            if return_candidates:
+                raise InputError("return_candidates: there are none without a value_model.")
+            result = plan(self.model, self.processor, inputs, **options)
+        else:
+            result = plan_by_value(
+                self.model, self.processor, inputs, value_model, [said] if isinstance(said, str) else said,
+                num_candidates, return_candidates=return_candidates, **options,
+            )  # fmt: skip
+        names = ("actions", "video", "values", "chosen", "candidate_actions", "candidate_videos")
+        return {name: value for name in names if (value := getattr(result, name)) is not None}
 
     def postprocess(self, outputs):
         return {name: tensor[0].numpy() for name, tensor in outputs.items()}

@@ -47,6 +47,9 @@ from .families import (
 from .options import DataArguments, TrainArguments
 
 
+_ALIASES = {"data.root": ("--data_dir",)}  # options that other training scripts call by another name
+
+
 @dataclass
 class Recipe:
     """Everything one stage needs, resolved and checked. `load_recipe` makes it."""
@@ -219,7 +222,7 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
             shown = "" if default is None or default == [] else f" [default: {_show(default)}]"
             choices = _choices(hints[f.name])
             text = f"{f.metadata['help']}{': ' + ' | '.join(choices) if choices else ''}{shown}".replace("%", "%%")
-            names = (f"--{f.name}", f"--{section}.{f.name}")
+            names = (f"--{f.name}", f"--{section}.{f.name}", *_ALIASES.get(f"{section}.{f.name}", ()))
             if hints[f.name] is bool:
                 group.add_argument(
                     *names, dest=f"{section}.{f.name}", nargs="?", const="true", metavar="BOOL", help=text

@@ -19,7 +19,9 @@ class DataArguments:
     """Which recordings, and which of their episodes."""
 
     root: list[str] = _arg(
-        [], "LeRobot dataset folder(s); several are concatenated (comma-separated on the command line)"
+        [],
+        "dataset folder(s), LeRobot or CALVIN; several are concatenated (comma-separated on the command line; also "
+        "--data_dir)",
     )
     camera: Any = _arg(
         "corner2",

@@ -48,3 +48,22 @@ def time_table(embedding: nn.Module, timesteps: torch.Tensor, steps: int) -> tor
     """The `timesteps` of a plan (n,) embedded once, as rows of a table (steps, size); other rows are zero."""
     rows = embedding(timesteps)
     return rows.new_zeros(steps, rows.shape[-1]).index_copy(0, timesteps, rows)
+
+
+def repeat_rows(context, count: int, views: int = 1):
+    """A plan's context for `count` samples of every observation, which follow each other; nothing is computed again.
+
+    Args:
+        context: what an `encode_context` returned: tensors whose rows are observations, `views` rows each, in
+            dictionaries, lists and tuples.
+    """
+    if count == 1:
+        return context
+    if isinstance(context, dict):
+        return {k: v if k in _TABLES else repeat_rows(v, count, views) for k, v in context.items()}
+    if isinstance(context, (list, tuple)):
+        return type(context)(repeat_rows(part, count, views) for part in context)
+    return context.unflatten(0, (-1, views)).repeat_interleave(count, dim=0).flatten(0, 1)
+
+
+_TABLES = ("code_table", "time_table")  # their rows are codes and timesteps

@@ -206,6 +206,15 @@ class VPDDModel(VPDDPreTrainedModel):
         video = self.vqvae.decode(codes.flatten(0, 1)).clamp(-0.5, 0.5)
         return video.transpose(1, 2).unflatten(0, codes.shape[:2])
 
+    @torch.no_grad()
+    def decode_last_frame(self, codes: torch.LongTensor, view: int = 0) -> torch.Tensor:
+        """int64 codes (B, V, t, h, w) -> the last picture of one camera (B, 3, H, W), clamped to [-0.5, 0.5]; alone,
+        where the tokenizer keeps frames apart."""
+        codes = codes[:, view]
+        if self.config.vqvae_config.variant == "conv_2d":
+            codes = codes[:, -1:]
+        return self.vqvae.decode(codes)[:, :, -1].clamp(-0.5, 0.5)
+
     def embed_prompt(self, input_ids=None, attention_mask=None, prompt_embeds=None) -> torch.Tensor:
         """Instruction tokens (B, S), or an embedding (B, P) given instead, -> (B, P); not L2-normalised."""
         if prompt_embeds is not None:

@@ -21,7 +21,7 @@ from transformers.utils import ModelOutput
 
 from ...errors import InputError
 from ...schedulers import MaskAndReplaceScheduler, build_sampler
-from .conditioning import time_table
+from .conditioning import repeat_rows, time_table
 
 
 @dataclass
@@ -193,8 +193,10 @@ class VideoSamplingMixin:
         guidance_scale: float = 1.0,
         num_clips: int = 1,
         callback_on_step_end: Callable[[int, torch.Tensor, dict], dict | None] | None = None,
+        num_samples: int = 1,
     ) -> torch.LongTensor:
-        """Imagine the future: int64 codes (B, V, num_clips * t, h, w). Decode each clip with `model.decode_video`.
+        """Imagine the future: int64 codes (B * num_samples, V, num_clips * t, h, w). Decode each clip with
+        `model.decode_video`.
 
         Args:
             num_inference_steps: network evaluations for each clip. temperature: of the codes; 0 takes the likeliest.
@@ -203,22 +205,27 @@ class VideoSamplingMixin:
             num_clips: each clip after the first is predicted from the one before, as if it had been seen: clip i ends
                 i * `predict_ahead` environment steps ahead.
             callback_on_step_end: as in `sample_actions`, with "video_codes" of the present clip.
+            num_samples: futures of each observation, one after the other; the observation is encoded once for all.
         """
         if self.config.action_objective == "regression":
             raise InputError("sample_video: this policy is behaviour cloning (regression); it imagines no future.")
         if not (isinstance(num_clips, Integral) and num_clips >= 1):
             raise InputError(f"num_clips: must be a whole number from 1 up, got {num_clips!r}.")
+        check_samples(num_samples, self.config)
         check_steps("num_inference_steps", num_inference_steps, self.config)
         guide = Guide(guidance_scale, self.config)
         scheduler = choose_sampler(self, scheduler, sampler)
         codes, prompt = self.model.encode_inputs(pixel_values, history_codes, input_ids, attention_mask, prompt_embeds)
-        prompt = guide.double_prompt(prompt)
-        notify = _Callback(callback_on_step_end, {"video_codes": codes.shape})
+        prompt, views = guide.double_prompt(prompt), codes.shape[1]
+        notify = _Callback(callback_on_step_end, {"video_codes": (len(codes) * num_samples, *codes.shape[1:])})
         clips: list[torch.Tensor] = []
         while len(clips) < num_clips:
             if clips and self.config.image_channels:  # this trunk reads pixels too
                 pixel_values = self.model.decode_video(codes).to(self.model.vqvae.dtype)
             context = self.model.encode_context(prompt, guide.double(codes), guide.double(pixel_values))
+            if not clips:  # what was seen is the same for all samples; what follows is each one's own
+                context = repeat_rows(context, num_samples, views)
+                codes, prompt = repeat_rows(codes, num_samples), repeat_rows(prompt, num_samples)
             tabulate(scheduler, num_inference_steps, codes.device, (self.model.trunk.timestep_embed, context))
             video = new_video(self, scheduler, codes, temperature)
 
@@ -260,6 +267,7 @@ class PolicySamplingMixin(VideoSamplingMixin):
         guidance_scale: float = 1.0,
         committed_actions: torch.LongTensor | None = None,
         callback_on_step_end: Callable[[int, torch.Tensor, dict], dict | None] | None = None,
+        num_samples: int = 1,
     ) -> VPDDSampleOutput:
         """Plan: denoise the future clip and the action chunk together.
 
@@ -267,7 +275,7 @@ class PolicySamplingMixin(VideoSamplingMixin):
             num_inference_steps: network evaluations (the official sampler takes 100; the small policy needs 4).
             temperature: of the action bins; 0 takes the likeliest. video_temperature: of the video codes.
             action_bin_mask: bool (A, bins), False for bins that a dimension does not use (see the processor).
-            generator: of every random draw; or a list, one for each row.
+            generator: of every random draw; or a list, one for each row (of what comes out).
             scheduler: a sampler object, or sampler: the name of one (`hf_vpdd.schedulers.SAMPLERS`).
             action_steps: two phases, see the head of this file: `num_inference_steps` for the video alone, then so
                 many passes of the action head alone. None: one joint chain.
@@ -276,10 +284,13 @@ class PolicySamplingMixin(VideoSamplingMixin):
                 (by the plan that is still being carried out) and the rest is sampled to go with them.
             callback_on_step_end: called with (step index, timestep, {"video_codes", "actions"}) after each step; what
                 it returns, a dictionary or None, replaces these tensors, and ends the chain if "interrupt" is true.
+            num_samples: plans of each observation, one after the other: B * num_samples rows come out. The observation
+                is encoded once for all of its plans.
         """
         config, regression = self.config, self.config.action_objective == "regression"
         check_steps("num_inference_steps", num_inference_steps, config)
         check_steps("action_steps", action_steps, config)
+        check_samples(num_samples, config)
         guide = Guide(guidance_scale, config)
         if regression and (action_steps or committed_actions is not None or sampler is not None):
             raise InputError(
@@ -296,13 +307,17 @@ class PolicySamplingMixin(VideoSamplingMixin):
             state=state,
             committed_actions=committed_actions,
         )
-        video = new_video(self, scheduler, codes, video_temperature)
-        actions = new_actions(self, scheduler, len(codes), temperature, committed_actions, codes.device)
 
-        # what stays the same at every step
+        # what stays the same at every step, and for every sample
         prompt, pixels = guide.double_prompt(prompt), guide.double(pixel_values)
         context = self.model.encode_context(prompt, guide.double(codes), pixels)
         head_context = self.head_context(context, prompt, guide.double(state), pixels, codes.shape[1])
+        head_context = repeat_rows(head_context, num_samples)
+        context, codes = repeat_rows(context, num_samples, codes.shape[1]), repeat_rows(codes, num_samples)
+        if committed_actions is not None:
+            committed_actions = repeat_rows(committed_actions, num_samples)
+        video = new_video(self, scheduler, codes, video_temperature)
+        actions = new_actions(self, scheduler, len(codes), temperature, committed_actions, codes.device)
         tabulate(
             scheduler,
             num_inference_steps,
@@ -369,6 +384,13 @@ def choose_sampler(model, scheduler: MaskAndReplaceScheduler | None, name: str |
 def check_steps(name: str, steps: int | None, config) -> None:
     if steps is not None and not (isinstance(steps, Integral) and 1 <= steps <= config.num_train_timesteps):
         raise InputError(f"{name}: must lie in 1..{config.num_train_timesteps}, got {steps!r}.")
+
+
+def check_samples(count: int, config) -> None:
+    if not (isinstance(count, Integral) and count >= 1):
+        raise InputError(f"num_samples: must be a whole number from 1 up, got {count!r}.")
+    if count > 1 and config.action_objective == "regression":
+        raise InputError("num_samples: behaviour cloning (regression) draws nothing at random; all would be the same.")
 
 
 def tabulate(scheduler: MaskAndReplaceScheduler, steps: int, device: torch.device, *pairs: tuple) -> None:
