@@ -17,7 +17,6 @@ _HOME = {
     "check_dataset": "check",
     "convert_dataset": "conversion",
     "dataset_fingerprint": "lerobot",
-    "dataset_statistics": "dataset_statistics",
     "decode_video": "video",
     "encode_video": "video",
     "find_keyframes": "keyframes",
