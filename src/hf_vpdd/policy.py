@@ -298,7 +298,8 @@ class RobotPolicy:
     def _images(self, obs: Mapping) -> Mapping:
         if not isinstance(obs, Mapping):
             raise InputError(
-                f"observation: expected a dictionary with 'images', 'instruction' and 'state', got {type(obs).__name__}"
+                "observation: expected a dictionary with 'images', 'instruction' and 'state', got "
+                f"{type(obs).__name__}."
             )
         images = obs.get("images")
         if images is not None and not isinstance(images, Mapping) and len(self.processor.cameras) == 1:
