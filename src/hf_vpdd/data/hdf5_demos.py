@@ -72,7 +72,7 @@ class HDF5Dataset(SourceDataset):
     """
 
     robot_type = "panda"
-    actions_within = (-1 - 1e-5, 1 + 1e-5)
+    actions_within = (-1, 1)
 
     def __init__(
         self,

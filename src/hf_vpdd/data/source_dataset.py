@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..errors import InputError
@@ -23,6 +23,7 @@ from .lerobot import IMAGE_PREFIX, EpisodeTable
 
 
 _AXES = ["height", "width", "channels"]
+_ROUNDING = 1e-5  # of actions that are at their limit
 
 
 class SourceDataset:
@@ -167,7 +168,7 @@ class SourceDataset:
         try:
             parts += [f"{path.relative_to(self.root)}:{path.stat().st_size}" for path in self.files(episode)]
         except FileNotFoundError as error:
-            raise InputError(f"{error.filename} is missing: it was there when the dataset was opened") from None
+            raise InputError(f"{error.filename} is missing; copy it again") from None
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def all_files(self) -> list[Path]:
@@ -275,8 +276,9 @@ class SourceDataset:
                 frame = int(bad[0])
                 raise InputError(f"{what}: expected finite numbers, found {value[frame].tolist()} in frame {frame}")
             limits = self.actions_within if key == "action" else None
-            if limits is not None and (value.min() < limits[0] or value.max() > limits[1]):
-                frame = int(np.flatnonzero(((value < limits[0]) | (value > limits[1])).any(axis=1))[0])
+            if limits is not None and (value.min() < limits[0] - _ROUNDING or value.max() > limits[1] + _ROUNDING):
+                outside = (value < limits[0] - _ROUNDING) | (value > limits[1] + _ROUNDING)
+                frame = int(np.flatnonzero(outside.any(axis=1))[0])
                 raise InputError(
                     f"{what}: expected actions within {limits[0]:g} and {limits[1]:g}, found {value[frame].tolist()} "
                     f"in frame {frame}"
@@ -321,6 +323,8 @@ def read_picture(path: Path) -> np.ndarray:
             return np.asarray(image.convert("RGB"))
     except FileNotFoundError:
         raise InputError(f"{path} is missing; copy it again") from None
+    except UnidentifiedImageError:  # its message has an address in it, which is another each time
+        raise InputError(f"{path} is not a picture; copy it again") from None
     except Exception as error:  # a damaged picture fails in as many ways as there are formats
         raise InputError(f"{path} is not a picture (cut short or damaged): {error}; copy it again") from error
 
