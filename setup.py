@@ -35,6 +35,8 @@ EXTRAS = {
     "metaworld": ["metaworld>=3.1.1", "gymnasium>=1.1", "mujoco>=3.3", "packaging>=23"],
     "calvin": ["gymnasium>=1.1", "scipy>=1.11"],
     "rlbench": ["gymnasium>=1.1", "scipy>=1.11"],
+    # demonstrations in HDF5 files: robomimic, LIBERO
+    "hdf5": ["h5py>=3.11"],
     # video of other bodies: Fetch, Adroit hand, Franka kitchen
     "embodiment": ["gymnasium-robotics>=1.4", "gymnasium>=1.1", "mujoco>=3.3", "packaging>=23"],
     "lora": ["peft>=0.21"],
@@ -46,6 +48,7 @@ EXTRAS["dev"] = [
     *EXTRAS["demo"],
     *EXTRAS["lora"],
     *EXTRAS["embodiment"],
+    *EXTRAS["hdf5"],
     "hypothesis>=6",
     "pytest>=8",
     "pytest-timeout>=2.3",

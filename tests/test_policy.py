@@ -198,6 +198,11 @@ def test_a_processor_without_statistics_is_refused():
         RobotPolicy(model, None)
 
 
+def test_an_observation_that_is_no_dictionary_is_told_so():
+    with pytest.raises(InputError, match="observation: expected a dictionary with 'images'.*got ndarray"):
+        RobotPolicy(*tiny_policy(), **GREEDY).select_action(np.zeros((16, 16, 3), np.uint8))
+
+
 def test_bad_options_are_named():
     model, processor = tiny_policy()
     for execute in (0, 4):

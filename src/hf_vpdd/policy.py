@@ -296,7 +296,12 @@ class RobotPolicy:
         return obs
 
     def _images(self, obs: Mapping) -> Mapping:
-        images = obs.get("images") if isinstance(obs, Mapping) else None
+        if not isinstance(obs, Mapping):
+            raise InputError(
+                "observation: expected a dictionary with 'images', 'instruction' and 'state', got "
+                f"{type(obs).__name__}."
+            )
+        images = obs.get("images")
         if images is not None and not isinstance(images, Mapping) and len(self.processor.cameras) == 1:
             images = {self.processor.cameras[0]: images}
         if not isinstance(images, Mapping) or any(camera not in images for camera in self.processor.cameras):

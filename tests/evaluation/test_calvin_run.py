@@ -217,6 +217,7 @@ def test_null_holds_still_with_an_open_gripper_and_asks_for_no_picture(tmp_path)
     evaluation = evaluate_calvin(policy, tmp_path, settings, progress=False, make_env=lambda cameras: toy)
     assert [result["done"] for result in evaluation.results] == [0, 0] and toy.closed
     assert toy.looked == 4  # at two resets and two beginnings
+    assert "95 %, Wilson: all 2 chains ended alike" in calvin_summary_text(evaluation)
     with pytest.raises(InputError, match="no policy 'expert'"):
         load_calvin_policy("expert")
 
@@ -284,6 +285,19 @@ def test_folders_that_do_not_belong_are_refused(tmp_path):
         ChainFolder(tmp_path / "mine", json.loads((tmp_path / "mine" / "run.json").read_text()), resume=True)
     with pytest.raises(InputError, match="workers must be at least 1"):
         evaluate(tmp_path / "none", workers=0)
+    # begun with other settings, but nothing is lost with it: the message says how to have the folder
+    ChainFolder(tmp_path / "begun", {"max_steps": 360})
+    with pytest.raises(
+        InputError, match="max_steps was '360', now '12'.*No chain is finished there.*delete .*run.json"
+    ):
+        ChainFolder(tmp_path / "begun", {"max_steps": 12})
+
+
+def test_without_the_simulator_no_folder_is_begun(tmp_path, monkeypatch):
+    monkeypatch.delenv("HF_VPDD_CALVIN_PYTHON", raising=False)
+    with pytest.raises(InputError, match="HF_VPDD_CALVIN_PYTHON"):
+        evaluate_calvin(Seer(), tmp_path / "out", CalvinSettings(chains=1), progress=False)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

@@ -381,6 +381,10 @@ def test_wrong_inputs_are_told_by_name():
     cases = [
         ({"pixel_values": window["pixel_values"][:, :1]}, "2 cameras, got 1"),
         ({"pixel_values": window["pixel_values"][..., :8]}, r"expected frames \(3, 16, 16\)"),
+        (
+            {"pixel_values": window["pixel_values"].byte()},
+            "expected normalised floating-point numbers, got torch.uint8",
+        ),
         ({"pixel_values": None}, "frames are needed"),
         ({"input_ids": None}, "an instruction is needed"),
         ({"state": None}, "state: missing"),

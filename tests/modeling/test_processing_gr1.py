@@ -236,6 +236,10 @@ def test_bad_observations_are_told_by_name():
         (({**good, "wrist": good["wrist"][:1]}, None, None), "1 frames given, expected 2, as camera 'static' has"),
         ((window(5), None, None), r"images\['static'\]: 5 frames given, expected at most 4"),
         (({**good, "wrist": good["wrist"].astype(np.float32)}, None, None), "expected dtype uint8"),
+        (
+            ({**good, "wrist": [good["wrist"][0], good["wrist"][0][:12, :12]]}, None, None),
+            r"images\['wrist'\], frame 1: expected \d+x\d+ pixels as frame 0 has, got 12x12",
+        ),
         ((good, "", None), "instruction 0: expected a sentence"),
         ((good, None, nan), r"state: value at index \(1, 3\) is nan"),
         ((good, None, state(3)), r"state: expected \(2, 7\) numbers, one row for each frame, got \(3, 7\)"),

@@ -1,6 +1,7 @@
 """GR-1's two stages on a tiny recorded dataset: video, then demonstrations."""
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -236,6 +237,10 @@ def test_bad_input_is_named(road, tmp_path):
     run_gr1_pretrain(load_recipe("gr1_pretrain", config, root=str(silent), output_dir=str(tmp_path / "b")))
     with pytest.raises(InputError, match="holds no model"):
         run_gr1_finetune(load_recipe("gr1_finetune", config, init_from=str(tmp_path)), store=store)
+    mute = tmp_path / "mute"  # as `hf-vpdd convert checkpoint` leaves it without --tokenizer
+    shutil.copytree(road["gr1_pretrain"], mute, ignore=shutil.ignore_patterns("*processor*", "token*", "check*"))
+    with pytest.raises(InputError, match="no processor .*--tokenizer"):
+        run_gr1_finetune(load_recipe("gr1_finetune", config, init_from=str(mute)), store=store)
     with pytest.raises(InputError, match="nothing to predict"):
         run_gr1_pretrain(load_recipe("gr1_pretrain", config, predict_ahead=18), store=store)
     with pytest.raises(InputError, match="its weights would be random"):

@@ -32,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     kinds = parser.add_subparsers(dest="kind", metavar="WHAT", required=True, parser_class=SourceParser)
     for name, kind in KINDS.items():
-        listed = "\n".join(f"  --from {source:<8} {kind.sources[source].summary}" for source in kind.sources)
+        width = max(map(len, kind.sources))
+        listed = "\n".join(f"  --from {source:<{width}} {kind.sources[source].summary}" for source in kind.sources)
         one = kinds.add_parser(
             name,
             help=kind.summary,

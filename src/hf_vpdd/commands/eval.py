@@ -167,7 +167,7 @@ def _policy_options(args: argparse.Namespace) -> dict:
     if args.policy in ("expert", "null") and options:
         flags = {"num_inference_steps": "--inference-steps"}
         given = ", ".join(flags.get(name, "--" + name.replace("_", "-")) for name in options)
-        raise InputError(f"{given} mean nothing to --policy {args.policy}")
+        raise InputError(f"--policy {args.policy} takes no {given}: these are for policies that are networks")
     return options
 
 

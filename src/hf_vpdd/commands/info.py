@@ -88,7 +88,7 @@ def _backend(dataset) -> str | None:
 
 def print_summary(summary: dict) -> None:
     lengths = summary["episode_frames"]
-    name = summary["format"] if summary["format"] == "CALVIN" else f"LeRobot {summary['format']}"
+    name = f"LeRobot {summary['format']}" if summary["format"].startswith("v") else summary["format"]
     print(f"{summary['root']}   ({name}, robot {summary['robot_type'] or 'not named'})")
     print(
         f"{summary['episodes']} episodes, {summary['frames']} frames at {summary['fps']} per second "

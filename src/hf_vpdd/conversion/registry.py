@@ -45,7 +45,13 @@ KINDS = {
     ),
     "dataset": Kind(
         "a robot dataset of another format -> a LeRobot v3.0 dataset",
-        {"calvin": Source("CALVIN folders, task_X_Y or one of its splits: annotated windows", "calvin")},
+        {
+            "calvin": Source("CALVIN folders, task_X_Y or one of its splits: annotated windows", "calvin"),
+            "rlbench": Source("RLBench demonstrations, PerAct's layout or RLBench's own", "rlbench"),
+            "bridge": Source("Bridge V2, raw trajectories", "bridge"),
+            "robomimic": Source("HDF5 files of robomimic (and MimicGen)", "robomimic"),
+            "libero": Source("HDF5 files of LIBERO", "libero"),
+        },
         overwrites=False,
     ),
 }

@@ -7,15 +7,19 @@ from importlib import import_module
 
 
 _HOME = {
+    "BridgeDataset": "bridge",
     "CalvinDataset": "calvin",
     "FrameStore": "frame_store",
+    "HDF5Dataset": "hdf5_demos",
     "LeRobotDataset": "lerobot",
     "LeRobotWriter": "lerobot_writer",
+    "RLBenchDataset": "rlbench",
     "RunningStatistics": "statistics",
     "WindowDataset": "windows",
     "build_views": "multiview",
     "check_dataset": "check",
     "convert_dataset": "conversion",
+    "convert_source": "source_conversion",
     "dataset_fingerprint": "lerobot",
     "decode_video": "video",
     "encode_video": "video",

@@ -92,7 +92,7 @@ class FrameStore:
         """Opens the cache of a dataset, decoding its videos first when there is none that fits.
 
         Args:
-            root: A LeRobot dataset, folder or Hub id; or a CALVIN folder.
+            root: Whatever `open_dataset` takes: a LeRobot dataset, folder or Hub id; a robot dataset as distributed.
             camera: Which camera, with or without `observation.images.`.
             image_size: Side S of the square frames. Frames of another size are resized (bilinear, antialiased) so
                 that the shorter side is S, and cropped in the middle.
@@ -108,7 +108,8 @@ class FrameStore:
         key = dataset.camera_key(camera)
         whole = f"{dataset.fingerprint}/{key}/{image_size}/{_FORMAT}"
         fingerprint = hashlib.sha256(whole.encode()).hexdigest()
-        cache_dir = Path(cache_dir) if cache_dir is not None else dataset.root / ".cache" / "hf_vpdd"
+        folder = getattr(dataset, "cache_folder", dataset.root)  # a dataset may be one file
+        cache_dir = Path(cache_dir) if cache_dir is not None else folder / ".cache" / "hf_vpdd"
         place = cache_dir / f"frames-{key.rsplit('.', 1)[-1]}-{image_size}-{fingerprint[:16]}"
         if not (place / "store.json").is_file():
             arrays = _read_numbers(dataset)

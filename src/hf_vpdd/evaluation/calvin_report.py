@@ -6,7 +6,7 @@ from typing import Any
 from .calvin_film import video_is_success
 from .calvin_run import CalvinEvaluation
 from .report import Interval, Report
-from .tables import format_table
+from .tables import format_table, origin_facts, policy_facts
 
 
 CHAIN_HEADERS = ("tasks in a row", "chains", "success, 95 % interval")
@@ -32,12 +32,19 @@ def average_text(summary: Mapping[str, Any]) -> str:
     return f"{mean['mean']:.2f} [{mean['low']:.2f}, {mean['high']:.2f}]"
 
 
+def _method(summary: Mapping[str, Any]) -> str:
+    """How the interval of the average length was made; see `calvin_results.mean_interval`."""
+    chains = summary["chains"]
+    alike = all(one["successes"] in (0, chains) for one in summary["success_in_a_row"])
+    return f"Wilson: all {chains} chains ended alike" if alike else f"bootstrap over {chains} chains"
+
+
 def calvin_summary_text(evaluation: CalvinEvaluation) -> str:
     """What the terminal shows at the end of an evaluation."""
     summary = evaluation.summary
     lines = [format_table(TASK_HEADERS, task_rows(summary)), ""] if summary["tasks"] else []
     lines += [format_table(CHAIN_HEADERS, chain_rows(summary)), ""]
-    lines.append(f"average length {average_text(summary)} of 5 (95 %, bootstrap over {summary['chains']} chains)")
+    lines.append(f"average length {average_text(summary)} of 5 (95 %, {_method(summary)})")
     if summary["chains"] < summary["chains_wanted"]:
         lines.append(f"note: {summary['chains']} of {summary['chains_wanted']} chains are here; other shards may run")
     lines += [f"note: {warning}" for warning in summary["warnings"]]
@@ -61,7 +68,7 @@ def calvin_report(evaluation: CalvinEvaluation, title: str) -> Report:
     report.add_table(
         CHAIN_HEADERS,
         chain_rows(summary),
-        "Intervals of 95 %: Wilson's of the rates; of the average length the bootstrap over chains.",
+        f"Intervals of 95 %: Wilson's of the rates; of the average length {_method(summary)}.",
     )
     rates = [Interval(one["rate"], one["low"], one["high"]) for one in summary["success_in_a_row"]]
     labels = [f"{one['in_a_row']} in a row" for one in summary["success_in_a_row"]]
@@ -82,19 +89,12 @@ def calvin_report(evaluation: CalvinEvaluation, title: str) -> Report:
 
 def calvin_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
     """The provenance of an evaluation in a person's words."""
-    policy, origin = summary["policy"], summary["provenance"]
-    found = {"policy": policy["name"]}
-    found |= {f"SHA-256 of {name}": value for name, value in policy.items() if name.endswith(".safetensors")}
-    return found | {
+    return policy_facts(summary) | {
         "protocol": f"{summary['protocol']}, {summary['max_steps']} steps a subtask",
         "scene": summary["scene"],
         "renderer": summary["renderer"],
         "actions per plan": summary["execute"],
-        "command": origin["command"],
-        "date": origin["date"],
-        "hf-vpdd": f"{origin['hf_vpdd']}, revision {origin['revision'] or 'unknown'}",
-        "versions": ", ".join(f"{name} {version}" for name, version in origin["versions"].items() if version),
-        "machine": origin["machine"],
+        **origin_facts(summary),
         "notes": "; ".join(summary["warnings"]) or "none",
     }
 

@@ -59,7 +59,9 @@ class ChainFolder:
                 f"{self._lines} holds results already; give --resume to go on with them, or another --out"
             )
         if marker.exists():
-            _check_same(marker, run, f"{self.path} cannot be gone on with")
+            empty = not any(path.stat().st_size for path in self.path.glob("chains*.jsonl"))
+            hint = f". No chain is finished there: if no other process runs it, delete {marker}" if empty else ""
+            _check_same(marker, run, f"{self.path} cannot be gone on with", hint)
         elif any(self.path.glob("chains*.jsonl")):
             raise InputError(f"{self.path} has chains, but no run.json that says of what; give another --out")
         self.path.mkdir(parents=True, exist_ok=True)
@@ -136,12 +138,12 @@ def _drop_half_line(path: Path) -> None:
             os.truncate(path, whole)
 
 
-def _check_same(marker: Path, run: Mapping[str, Any], problem: str) -> None:
+def _check_same(marker: Path, run: Mapping[str, Any], problem: str, hint: str = "") -> None:
     there = read_json(marker)
     if there != run:
         raise InputError(
             f"{problem}: it was run with other settings ({'; '.join(differences(there, run))}). "
-            "Use those, or give another --out"
+            f"Use those, or give another --out{hint}"
         )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..envs.calvin import CalvinEnv, CalvinServerError
+from ..envs.calvin_setup import find_python, find_root
 from ..errors import InputError
 from ..files import atomic_write_text, file_sha256
 from .calvin_chains import CHAINS, Chain, chains_of_shard
@@ -138,6 +139,9 @@ def evaluate_calvin(
         "execute": needs.execute,
         "policy_seed": settings.policy_seed,
     }
+    if make_env is None and not resume and not merge:  # a forgotten variable should not leave a folder behind
+        find_python(settings.python)
+        find_root(settings.calvin_root)
     folder = ChainFolder(out, run, settings.shard, settings.shards, resume)
     for other in merge:
         folder.merge(other)

@@ -98,10 +98,10 @@ def actions_to_run(policy: Any, execute: int | None = None) -> int:
     own = getattr(policy, "execute", None) or getattr(getattr(policy, "processor", None), "execute", None)
     chunk = getattr(getattr(policy, "processor", None), "chunk_size", None)
     count = execute if execute is not None else own or chunk or 1
-    if count < 1 or (chunk and count > chunk):
-        raise InputError(
-            f"execute={count}: the policy plans chunks of {chunk or '?'} actions; run 1 to {chunk or '?'} of them"
-        )
+    if chunk and not 1 <= count <= chunk:
+        raise InputError(f"execute={count}: the policy plans chunks of {chunk} actions; run 1 to {chunk} of them")
+    if count < 1:
+        raise InputError(f"execute={count}: at least 1 action of each plan must be run")
     return count
 
 

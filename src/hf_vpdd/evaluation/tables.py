@@ -1,6 +1,6 @@
 """Results for people: a table in the terminal, and a page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .report import Interval, Report
@@ -107,18 +107,30 @@ def evaluation_report(
 
 def facts(summary: dict[str, Any]) -> dict[str, Any]:
     """The provenance of an evaluation in a person's words."""
-    policy, origin = summary["policy"], summary["provenance"]
-    found = {"policy": policy["name"]}
-    found |= {f"SHA-256 of {name}": value for name, value in policy.items() if name.endswith(".safetensors")}
-    found |= {
+    found = policy_facts(summary) | {
         "protocol": f"{summary['protocol']}: {summary['label']}",
         "perturbation": ", ".join("none" if name == "None" else name for name in summary["perturbation"]),
         "actions per plan": summary["execute"],
+        **origin_facts(summary),
+    }
+    found |= {"note": "; ".join(summary["warnings"])} if summary["warnings"] else {}
+    return found
+
+
+def policy_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Which policy: its name, and what identifies its weights."""
+    policy = summary["policy"]
+    weights = {f"SHA-256 of {name}": value for name, value in policy.items() if name.endswith(".safetensors")}
+    return {"policy": policy["name"], **weights}
+
+
+def origin_facts(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """How, when and where the numbers were made."""
+    origin = summary["provenance"]
+    return {
         "command": origin["command"],
         "date": origin["date"],
         "hf-vpdd": f"{origin['hf_vpdd']}, revision {origin['revision'] or 'unknown'}",
         "versions": ", ".join(f"{name} {version}" for name, version in origin["versions"].items() if version),
         "machine": origin["machine"],
     }
-    found |= {"note": "; ".join(summary["warnings"])} if summary["warnings"] else {}
-    return found

@@ -60,6 +60,24 @@ class GR1ImageProcessorPil(VPDDImageProcessorPil):
         levels = (pixels.float() * std + mean).mul_(255).round_().clamp_(0, 255)
         return levels.to(torch.uint8).movedim(-3, -1).contiguous()
 
+    def frames_to_uint8(self, frames, name: str = "image") -> torch.Tensor:
+        """Frames of any accepted kind -> uint8 (N, 3, H, W), cropped; all of one size, as `to_pixels` resizes them.
+
+        Raises:
+            InputError: A frame that is none, or frames of several sizes.
+        """
+        if isinstance(frames, (list, tuple)) and frames:
+            frames = [self._one(frame, f"{name}, frame {i}") for i, frame in enumerate(frames)]
+            for i, frame in enumerate(frames):
+                if frame.shape[-2:] != frames[0].shape[-2:]:
+                    side, other = frames[0].shape[-1], frame.shape[-1]
+                    raise InputError(
+                        f"{name}, frame {i}: expected {side}x{side} pixels as frame 0 has, got {other}x{other}; a "
+                        "camera's frames are of one size."
+                    )
+            return torch.cat(frames)
+        return super().frames_to_uint8(frames, name)
+
     def _crop_and_resize(self, frames: torch.Tensor, name: str) -> torch.Tensor:
         """Only the crop: resized bytes would be rounded, so `to_pixels` resizes."""
         height, width = frames.shape[-2:]

@@ -155,6 +155,11 @@ class GR1Model(GR1PreTrainedModel):
                 f"pixel_values: expected frames (3, {size}, {size}), got {tuple(pixel_values.shape[-3:])}. "
                 "The processor makes them."
             )
+        if not pixel_values.is_floating_point():
+            raise ValueError(
+                f"pixel_values: expected normalised floating-point numbers, got {pixel_values.dtype}. The processor "
+                "makes them of bytes."
+            )
         with torch.no_grad() if self.config.freeze_image_model else nullcontext():
             states = self.image_model(pixel_values.flatten(0, -4)).last_hidden_state
         return states.unflatten(0, pixel_values.shape[:-3])

@@ -273,9 +273,20 @@ def require_model_folder(path: str | None, stage: str) -> Path:
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"init_from: {folder} holds no model (config.json is missing): train it first, or name its folder"
+            f"init_from: {folder} holds no model (config.json is missing): train it first, or name its folder with "
+            "--init_from"
         )
     return folder
+
+
+def require_processor(folder: Path) -> None:
+    """Raises an InputError if a model's folder lacks the processor, whose tokenizer the next stage goes on with."""
+    if not (folder / "processor_config.json").is_file():
+        raise InputError(
+            f"init_from: {folder} holds a model, but no processor (processor_config.json is missing), so there is no "
+            "tokenizer for its instructions. A checkpoint converted without one: run hf-vpdd convert checkpoint again "
+            "with --tokenizer"
+        )
 
 
 def check_model_type(folder: Path, expected: str, stage: str) -> None:

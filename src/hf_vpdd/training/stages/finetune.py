@@ -22,6 +22,7 @@ from .common import (
     open_store,
     quiet_transformers,
     require_model_folder,
+    require_processor,
     rows_of,
     sample_groups,
     set_views,
@@ -45,6 +46,7 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     """
     folder = require_model_folder(recipe.init_from, "finetune")
     check_model_type(folder, "vpdd", "finetune")
+    require_processor(folder)
     store = open_store(recipe, store)
     if store.action is None:
         raise InputError(

@@ -17,6 +17,7 @@ from .common import (
     open_store,
     quiet_transformers,
     require_model_folder,
+    require_processor,
     sample_groups,
     set_views,
     write_folder,
@@ -40,6 +41,7 @@ def run_gr1_finetune(recipe: Recipe, store: Any = None) -> Path:
     """
     folder = require_model_folder(recipe.init_from, "finetune")
     check_model_type(folder, "gr1", "finetune --model gr1")
+    require_processor(folder)
     store = open_store(recipe, store)
     if store.action is None:
         raise InputError(
