@@ -12,6 +12,8 @@ _HOME = {
     "LeRobotDataset": "lerobot",
     "LeRobotWriter": "lerobot_writer",
     "RunningStatistics": "statistics",
+    "VideoDataset": "video_dataset",
+    "VideoStream": "video_stream",
     "WindowDataset": "windows",
     "build_views": "multiview",
     "convert_dataset": "conversion",
@@ -23,6 +25,10 @@ _HOME = {
     "join_views": "multiview",
     "next_keyframes": "keyframes",
     "open_dataset": "formats",
+    "open_ego4d": "ego4d",
+    "open_ssv2": "ssv2",
+    "open_video_folder": "video_folder",
+    "open_video_rows": "video_rows",
     "tokenize": "tokens",
 }
 
