@@ -13,6 +13,7 @@ _HOME = {
     "LeRobotWriter": "lerobot_writer",
     "RunningStatistics": "statistics",
     "VideoDataset": "video_dataset",
+    "StreamMixture": "video_stream",
     "VideoStream": "video_stream",
     "WindowDataset": "windows",
     "build_views": "multiview",

@@ -4,7 +4,8 @@
     list(TimedReader().iterate(Path("clip.webm"), clip_times(0, facts.seconds, fps=3), facts))
 
 Files that people make have variable frame rates, clocks that do not start at zero and phones' rotation marks. A
-picture counts as shown from its own time until the next one's; rotations are carried out; the file's first picture is at 0 s.
+picture counts as shown from its own time until the next one's; rotations are carried out; the file's first picture is
+at 0 s.
 Folders of numbered pictures are videos, too, of a rate that has to be told.
 """
 
