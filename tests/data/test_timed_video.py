@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from hf_vpdd.data.timed_video import TimedReader, clip_times, natural_key, probe_video
+from hf_vpdd.data.timed_video import TimedReader, clip_times, natural_key, nominal_rate, probe_video
 from hf_vpdd.errors import InputError
 
 from .conftest import numbered_frames
@@ -108,5 +108,10 @@ def test_folders_of_pictures_in_the_order_of_their_numbers(tmp_path):
 
 def test_times_of_a_clip():
     assert clip_times(1, 2, 4).tolist() == [1, 1.25, 1.5, 1.75]
-    assert len(clip_times(0, 2.99996, 10)) == 30  # containers round
+    assert len(clip_times(0, 2.996, 10)) == 30  # containers round
     assert len(clip_times(0, 0.01, 10)) == 1
+
+
+def test_rates_that_were_meant():
+    rates = [12.01, 29.968, 30.001, 23.98, 59.95, 12.5, 0.2]
+    assert [nominal_rate(rate) for rate in rates] == [12, 29.97, 30, 23.976, 59.94, 12.5, 0.2]

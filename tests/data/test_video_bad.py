@@ -119,7 +119,7 @@ LISTS = {
     "start is nan": ("a.jsonl", '{"file": "a.mp4", "start": NaN}', "start must be a number"),
     "end before start": ("a.jsonl", '{"file": "a.mp4", "start": 2, "end": 1}', "0 <= start < end"),
     "negative start": ("a.jsonl", '{"file": "a.mp4", "start": -1}', "0 <= start < end"),
-    "after the end": ("a.jsonl", '{"file": "a.mp4", "start": 7}', "7 to 2 s of a video of 2 s"),
+    "after the end": ("a.jsonl", '{"file": "a.mp4", "start": 7}', "clip a.mp4 is 7 to 2"),
     "fps of zero": ("a.jsonl", '{"file": "a.mp4", "fps": -2}', "fps must be above 0"),
     "missing video": ("a.jsonl", '{"file": "b.mp4"}', "line 1: .*b.mp4 is missing .1 of 1"),
     "empty": ("a.jsonl", "\n\n", "has no rows"),
@@ -197,7 +197,7 @@ NARRATIONS = {
     "after the end": (
         "narration.json",
         {"timestamp_sec": 60, "narration_text": "x"},
-        "58.5 to 20 s of a video of 20 s",
+        "58.5 to 20",
     ),
     "no clips": ("fho_lta_train.json", '{"clip": []}', "expected an object with the list clips"),
     "no verb": ("fho_lta_train.json", '{"clips": [{"clip_uid": "clip-a"}]}', r"clips\[0\]: expected clip_uid"),

@@ -50,7 +50,7 @@ class VideoFacts:
 
     origin: time of the first picture on the file's own clock, s. seconds: from the first picture to the end of the
     last. rate: pictures per second on average. height, width: as shown, after the rotation. rotation: counterclockwise
-    turns of 90 degrees, 0 to 3.
+    turns of 90 degrees, 0 to 3. last: when the last picture appears, s from the first on.
     """
 
     origin: float
@@ -59,11 +59,12 @@ class VideoFacts:
     height: int
     width: int
     rotation: int = 0
+    last: float = 0.0
 
 
 def clip_times(start: float, end: float, fps: float) -> np.ndarray:
-    """float64 (T,): start, start + 1 / fps, ... before `end`; at least one. 3.999... frames are 4."""
-    count = max(1, math.floor((end - start) * fps + 1e-3))
+    """float64 (T,): start, start + 1 / fps, ... before `end`; at least one. 3.9 frames are 4: containers round."""
+    count = max(1, math.floor((end - start) * fps + 0.1))
     return start + np.arange(count) / fps
 
 
@@ -71,6 +72,12 @@ def picture_files(folder: Path) -> list[Path]:
     """The pictures of a folder in the order of the numbers in their names (frame_2 before frame_10)."""
     files = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.name[0] != "."]
     return sorted(files, key=lambda path: natural_key(path.name))
+
+
+def nominal_rate(rate: float) -> float:
+    """The rate that was meant, of one measured by rounded times: 12.01 -> 12, 29.968 -> 29.97."""
+    nearest = min((float(max(round(rate), 1)), 23.976, 29.97, 59.94), key=lambda usual: abs(usual - rate))
+    return nearest if abs(nearest - rate) <= 0.003 * rate else round(rate, 2)
 
 
 def natural_key(name: str) -> list:
@@ -101,7 +108,8 @@ def probe_video(source: Source, rate: float | None = None) -> VideoFacts:
         raise InputError(f"video {source} holds no picture that can be decoded")
     turns = round(frame.rotation / 90) % 4
     height, width = (frame.height, frame.width) if turns % 2 == 0 else (frame.width, frame.height)
-    return VideoFacts(*facts, height, width, turns)
+    origin, seconds, rate, last = facts
+    return VideoFacts(origin, seconds, rate, height, width, turns, last)
 
 
 class TimedReader:
@@ -158,15 +166,19 @@ def _open(source: Source) -> av.container.InputContainer:
         container = open_video(source)
     else:
         try:
-            container = av.open(source.open())
+            container = av.open(source.open(), metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
             raise InputError(f"video {source} cannot be opened (cut short or not a video): {error}") from error
         if not container.streams.video:
             container.close()
             raise InputError(f"{source} holds no video stream")
+    context = container.streams.video[0].codec_context
+    if context is None:
+        container.close()
+        raise InputError(f"video {source} is of no kind that can be decoded (damaged?)")
     # Damaged pictures are to be errors, not grey blocks.
-    container.streams.video[0].codec_context.options = {"err_detect": "explode"}
-    container.streams.video[0].codec_context.thread_count = 1
+    context.options = {"err_detect": "explode"}
+    context.thread_count = 1
     return container
 
 
@@ -175,8 +187,8 @@ def _seconds(item: "av.Packet | av.VideoFrame") -> float | None:
     return None if stamp is None else float(stamp * item.time_base)
 
 
-def _probe(container: av.container.InputContainer, source: Source) -> tuple[float, float, float]:
-    """(origin, seconds, rate) of `VideoFacts`."""
+def _probe(container: av.container.InputContainer, source: Source) -> tuple[float, float, float, float]:
+    """(origin, seconds, rate, last) of `VideoFacts`."""
     stream = container.streams.video[0]
     declared = _declared_seconds(container)
     stamps, lengths = [], []
@@ -204,14 +216,16 @@ def _probe(container: av.container.InputContainer, source: Source) -> tuple[floa
     last = int(np.argmax(stamps))
     rate = float(stream.average_rate or stream.guessed_rate or 0)
     seconds = stamps[last] - origin + (lengths[last] or gap or (1 / rate if rate else 0.04))
-    if declared is not None and seconds < declared - max(0.25, 3 * gap, 0.02 * declared):
+    # Some headers count from the clock's zero and not from the first picture.
+    late = max(origin, 0.0)
+    if declared is not None and seconds + late < declared - max(0.25, 3 * gap, 0.02 * declared):
         raise InputError(
             f"video {source} is cut short: its pictures end at {seconds:.2f} s, its header says {declared:.2f} s; "
             "copy or download it again"
         )
     if whole:
         rate = number / seconds
-    return origin, seconds, rate
+    return origin, seconds, rate, stamps[last] - origin
 
 
 def _declared_seconds(container: av.container.InputContainer) -> float | None:
@@ -256,10 +270,11 @@ class _OpenVideo:
         if self._shown is None:
             # Before the first picture that can be decoded; seeking never leaves us here, a broken start does.
             raise InputError(f"video {self.source} has no picture at {time:.3f} s")
-        if self._ended and time > self._shown[0] + max(0.5, 3 / self.facts.rate) and self._is_short():
+        # One picture less is a decoder's whim, more are missing.
+        if self._ended and min(time, self.facts.last) > self._shown[0] + 1.5 / self.facts.rate:
             raise InputError(
-                f"video {self.source} ends at {self._shown[0]:.3f} s, expected {self.facts.seconds:.3f} s: it is cut "
-                "short or damaged"
+                f"video {self.source} has no picture after {self._shown[0]:.3f} s, expected them to "
+                f"{self.facts.last:.3f} s: it is cut short or damaged"
             )
         if self._picture is None or self._picture[0] != self._shown[0]:
             image = self._convert.reformat(self._shown[1], format="rgb24").to_ndarray()
@@ -267,21 +282,6 @@ class _OpenVideo:
                 image = np.ascontiguousarray(np.rot90(image, self.facts.rotation))
             self._picture = (self._shown[0], image)
         return self._picture[1].copy()
-
-    def _is_short(self) -> bool:
-        # A still picture may rightly last long, as the file's last one.
-        return self.facts.seconds - self._shown[0] > max(0.5, 3 / self.facts.rate) and self._last_packet() > (
-            self._shown[0] + self.slack
-        )
-
-    def _last_packet(self) -> float:
-        stamps = [-1.0]
-        with _open(self.source) as container:
-            for packet in container.demux(container.streams.video[0]):
-                time = None if packet.size == 0 else _seconds(packet)
-                if time is not None:
-                    stamps.append(time - self.facts.origin)
-        return max(stamps)
 
     def _jump(self, time: float) -> None:
         """To the key frame at or before `time`; to the start of the file where seeking does not work."""

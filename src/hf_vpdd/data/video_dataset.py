@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..files import atomic_write_text
 from .lerobot import IMAGE_PREFIX, EpisodeTable
 from .staging import cores
-from .timed_video import Source, TimedReader, VideoFacts, clip_times, picture_files, probe_video
+from .timed_video import Source, TimedReader, VideoFacts, clip_times, nominal_rate, picture_files, probe_video
 
 
 CAMERA = "video"
@@ -95,7 +95,7 @@ class VideoDataset:
                 f"{first} ({len(reasons)} of {len(facts) + len(reasons)} videos cannot be read). Repair or remove "
                 "them, or convert the rest: hf-vpdd convert dataset --skip-bad"
             )
-        rates = Counter(round(facts[str(c.source)].rate, 2) for c in clips if str(c.source) in facts)
+        rates = Counter(nominal_rate(facts[str(c.source)].rate) for c in clips if str(c.source) in facts)
         # Of equally common rates the lowest: pictures are left out rather than shown twice.
         self.fps = float(fps) if fps is not None else min(rates, key=lambda rate: (-rates[rate], rate))
         kept, self.keys, self._times, key = [], [], [], 0
@@ -159,14 +159,19 @@ class VideoDataset:
     def fingerprint(self) -> str:
         """64 hexadecimal digits that change with the clips, their sentences, the rate, names and sizes of files."""
         digest = hashlib.sha256(f"{_FORMAT}/{self.fps!r}".encode())
-        for episode in range(self.num_episodes):
-            digest.update(self.episode_fingerprint(episode).encode())
+        sizes: dict[str, int] = {}  # many clips are of one file
+        for episode, clip in enumerate(self.clips):
+            source = str(clip.source)
+            if source not in sizes:
+                sizes[source] = _state(clip.source)[0]
+            digest.update(self.episode_fingerprint(episode, sizes[source]).encode())
         return digest.hexdigest()
 
-    def episode_fingerprint(self, episode: int) -> str:
-        """The same of one clip."""
+    def episode_fingerprint(self, episode: int, size: int | None = None) -> str:
+        """The same of one clip; `size` of its file, where it is known."""
         clip = self.clips[self._checked(episode)]
-        what = (clip.name, clip.text, clip.start, clip.end, clip.rate, *_state(clip.source)[:1])
+        size = _state(clip.source)[0] if size is None else size
+        what = (clip.name, clip.text, clip.start, clip.end, clip.rate, size)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()
 
     def camera_key(self, camera: str) -> str:

@@ -18,7 +18,10 @@ from .timed_video import PICTURE_SUFFIXES, VIDEO_SUFFIXES, natural_key
 from .video_dataset import Clip, VideoDataset
 
 
-CAPTION_FILES = tuple(f"{stem}{suffix}" for stem in ("captions", "metadata") for suffix in LIST_SUFFIXES[:4])
+CAPTION_FILES = (
+    "captions.jsonl", "captions.json", "captions.csv", "captions.parquet",
+    "metadata.jsonl", "metadata.csv", "metadata.parquet",  # as `datasets` calls them
+)  # fmt: skip
 DEFAULT_TEXT = "a video"
 # Folders of robot datasets hold pictures, too, and are not to be taken for folders of videos.
 _OTHERS = ("meta", "data", "videos", ".partial", ".staging")
