@@ -1,11 +1,13 @@
 """Video columns of `datasets`, and streams of windows: the same whatever stops them, no window twice."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from hf_vpdd.data import open_dataset
+from hf_vpdd.data import open_dataset, video_stream
 from hf_vpdd.data.video_rows import load_rows, open_video_rows
 from hf_vpdd.data.video_stream import StreamMixture, VideoStream
 from hf_vpdd.errors import InputError
@@ -85,27 +87,34 @@ def test_processes_and_workers_share_the_rows(rows, files):
     assert sorted(tasks) == [f"number {n}" for n in range(COUNT)]
 
 
-def batches(data, count, workers, size=2):
+def batches(data, count, workers, monkeypatch, size=2):
+    """What a DataLoader with so many workers gives: they take turns, batch by batch."""
+    several = []
+    for worker in range(max(workers, 1)):
+        info = SimpleNamespace(id=worker, num_workers=workers) if workers else None
+        monkeypatch.setattr(video_stream, "get_worker_info", lambda info=info: info)
+        iterator = iter(DataLoader(data, batch_size=size, num_workers=0))
+        several.append((iterator, [next(iterator)]))  # which worker it is is asked at the start
     found = []
-    for batch in DataLoader(data, batch_size=size, num_workers=workers):
-        numbers = [int(read_numbers(window.numpy())[0]) for window in batch["pixel_values"]]
+    for number in range(count):
+        iterator, first = several[number % len(several)]
+        batch = first.pop() if first else next(iterator)
+        numbers = [int(read_numbers(window.numpy()[None])[0]) for window in batch["pixel_values"][:, 0]]
         found.append(list(zip(batch["task"], numbers)))
-        if len(found) == count:
-            break
     return found
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_mixtures_go_on_in_the_middle_of_an_epoch(rows, workers):
+@pytest.mark.parametrize("workers", [0, 2, 3])
+def test_mixtures_go_on_in_the_middle_of_an_epoch(rows, workers, monkeypatch):
     def mixture():
-        few, many = rows.select(range(2)), rows.select(range(2, COUNT))
-        parts = [stream(few, 2, epochs=None), stream(many, 2, epochs=None, windows_per_video=2)]
+        few, many = rows.select(range(3)), rows.select(range(3, COUNT))
+        parts = [stream(few, 3, epochs=None), stream(many, 2, epochs=None, windows_per_video=2)]
         return StreamMixture(parts, [3, 1], seed=5)
 
-    whole = batches(mixture(), 9, workers)
-    assert whole == batches(mixture(), 9, workers)
+    whole = batches(mixture(), 9, workers, monkeypatch)
+    assert whole == batches(mixture(), 9, workers, monkeypatch)
     for had in (1, 4, 7):
-        assert batches(mixture().resume(had, 2), 9 - had, workers) == whole[had:]
+        assert batches(mixture().resume(had, 2), 9 - had, workers, monkeypatch) == whole[had:]
 
 
 def test_weights_are_kept(rows):
