@@ -51,8 +51,8 @@ def test_every_mix_has_the_same_budget_of_frames_in_the_right_parts(plan):
     assert frames_of(plan, "target") == {target: 108}
     assert frames_of(plan, "other") == {hand: 54, paw: 54}
     assert frames_of(plan, "mixture") == {target: 54, hand: 27, paw: 27}
-    weights = plan.stage("pretrain", "mixture").data.weights
-    assert weights == [0.5, 0.25, 0.25] and plan.stage("pretrain", "target").data.weights is None
+    weights = plan.recipe_of("pretrain", "mixture").data.weights
+    assert weights == [0.5, 0.25, 0.25] and plan.recipe_of("pretrain", "target").data.weights is None
 
 
 def test_no_mix_without_the_robot_sees_one_of_its_frames(plan):

@@ -17,7 +17,7 @@ from hf_vpdd.errors import InputError
 from hf_vpdd.training import load_recipe, run_value_pretrain
 from hf_vpdd.training.loop import train
 from hf_vpdd.training.scripts import pick_family
-from hf_vpdd.training.stages.value_pretrain import ValueTask
+from hf_vpdd.training.stages.value_pretrain import ValueTask, strided_clips
 
 from .small_data import SIZE, write_dataset
 from .vptr_data import TEXT, vptr_experiment
@@ -125,6 +125,54 @@ def test_clips_weigh_the_same_and_frames_can(road):
     assert len(task.group_weights) == len(task.clips.first) and len(set(task.group_weights)) == 1
     recipe.options.clip_first = False
     assert ValueTask(recipe, long).group_weights is None
+
+
+def test_clips_of_every_nth_frame_leave_none_out():
+    rows, ends = strided_clips(np.array([0, 10]), np.array([7, 12]), 3)
+    clips = [part.tolist() for part in np.split(rows, ends[:-1])]
+    assert clips == [[0, 3, 6], [1, 4], [2, 5]]  # the second episode's two frames are no step of three
+    assert strided_clips(np.array([0, 10]), np.array([7, 12]), 1)[0].tolist() == [*range(7), 10, 11]
+    with pytest.raises(InputError, match="step_frames 9 is longer than every clip"):
+        strided_clips(np.array([0]), np.array([7]), 9)
+
+
+@pytest.mark.parametrize("objective", ["icvf", "vip"])
+def test_steps_of_several_frames(road, objective):
+    recipe = load_recipe("value_pretrain", road["config"], {"step_frames": 3, "objective": objective})
+    task, store = ValueTask(recipe, road["store"]), road["store"]
+    seen = set(task.rows.tolist())
+    train_episodes = [e for e in range(len(store.episode_from)) if e not in task.held_out]
+    assert seen == {r for e in train_episodes for r in range(store.episode_from[e], store.episode_to[e])}
+    asked = []
+    original = store.frames
+
+    class Spy:
+        def __getitem__(self, rows):
+            asked.append(np.asarray(rows))
+            return original[rows]
+
+    object.__setattr__(store, "frames", Spy())
+    try:
+        task.batch(np.arange(8))
+    finally:
+        object.__setattr__(store, "frames", original)
+    now, ahead = (asked[0][:2]) if objective == "icvf" else asked[0][2:]
+    assert (ahead - now == 3).all()
+
+
+def test_bf16_is_for_the_encoder_alone(road):
+    recipe = load_recipe("value_pretrain", road["config"])
+    task = ValueTask(recipe, road["store"])
+    task.on_device(torch.device("cpu"), recipe.train)
+    inputs = task._inputs(task.batch(np.arange(4)), None, augment=False)
+    whole, logs = task.model(*inputs, task.target, None)
+    seen = []
+    hook = task.model.network.value_heads.state_map.register_forward_hook(lambda *x: seen.append(x[2].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        half, _ = task.model(*inputs, task.target, None)
+    hook.remove()
+    assert seen and set(seen) == {torch.float32} and half.dtype == torch.float32
+    torch.testing.assert_close(half, whole, rtol=0.05, atol=0.02)
 
 
 def test_diverging_values_end_the_run_with_a_report(road):

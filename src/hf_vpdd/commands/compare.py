@@ -1,8 +1,11 @@
-"""`hf-vpdd compare`: what video pre-training is worth when demonstrations are few; three studies, all resumable.
+"""`hf-vpdd compare`: what learning from video is worth; the studies behind the tables of docs/, all resumable.
 
 hf-vpdd compare --config recipes/metaworld_tiny.yaml --demos 2 5 --seeds 3 --draws 2 --out outputs/few_shot
 hf-vpdd compare --study embodiment --config recipes/metaworld_tiny.yaml --demos 2 --other data/fetch data/adroit
 hf-vpdd compare --study gr1 --config recipes/gr1_metaworld_tiny.yaml --demos 5 --arms pretrained scratch
+hf-vpdd compare --study value-gridworld --seeds 3 --out outputs/value_gridworld
+hf-vpdd compare --study value-order --config recipes/vptr_metaworld_tiny.yaml --out outputs/values
+hf-vpdd compare --study offline-rl --config recipes/vptr_metaworld_tiny.yaml --out outputs/values --episodes 10
 """
 
 import argparse
@@ -10,33 +13,54 @@ import os
 from pathlib import Path
 
 
-SUMMARY = "Train and evaluate the arms of a study of video pre-training: few-shot, other bodies, GR-1; resumable."
+_VALUE_STUDIES = ("value-gridworld", "value-order", "offline-rl")
+SUMMARY = "Train and evaluate the arms of a study: few demonstrations, other bodies, GR-1, V-PTR's values; resumable."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    from ..experiments import embodiment, few_shot, video_pretraining
+    from ..experiments import embodiment, few_shot, value_gridworld, value_transfer, video_pretraining
 
-    parser.add_argument("--config", required=True, help="recipe YAML; for few-shot with finished vqvae and pretrain")
     parser.add_argument(
-        "--study", choices=["few-shot", "embodiment", "gr1"], default="few-shot",
+        "--config", help="recipe YAML; for few-shot with finished vqvae and pretrain (value-gridworld needs none)"
+    )
+    parser.add_argument(
+        "--study", choices=["few-shot", "embodiment", "gr1", *_VALUE_STUDIES], default="few-shot",
         help="few-shot: VPDD, pre-trained or not, diffusion or cloning; embodiment: VPDD, pre-training on video of "
-        "which bodies; gr1: GR-1 with and without video pre-training",
+        "which bodies; gr1: GR-1 with and without video pre-training; value-gridworld: do V-PTR's values know the "
+        "distance to a goal; value-order: are they in order on held-out video; offline-rl: is their encoder worth "
+        "something to offline RL",
     )  # fmt: skip
     parser.add_argument("--demos", type=int, nargs="+", default=[2, 5], help="labelled demonstrations per task")
     parser.add_argument(
         "--arms", nargs="+", metavar="ARM",
         help=f"what to compare; few-shot: {', '.join(few_shot.ARMS)}; embodiment: {', '.join(embodiment.ARMS)}; "
-        f"gr1: {', '.join(video_pretraining.ARMS)}",
+        f"gr1: {', '.join(video_pretraining.ARMS)}; "
+        f"value-gridworld: {', '.join(value_gridworld.ARMS)}; value-order: {', '.join(value_transfer.OBJECTIVES)}; "
+        f"offline-rl: {', '.join(value_transfer.ARMS)}",
     )  # fmt: skip
     parser.add_argument("--seeds", type=int, default=3, help="training seeds")
     parser.add_argument("--draws", type=int, default=1, help="disjoint draws of demonstrations (few-shot, gr1)")
-    parser.add_argument("--steps", type=int, help="fine-tuning steps of every arm; the recipe's if not given")
+    parser.add_argument(
+        "--steps",
+        type=int,
+        help="fine-tuning steps of every arm (value-gridworld: all there are); the recipe's if not given",
+    )
     parser.add_argument("--tasks", default="quickstart", help="tasks to evaluate on")
     parser.add_argument("--episodes", type=int, default=50, help="evaluation episodes per task")
     parser.add_argument("--first-seed", type=int, default=500000, help="of the evaluation episodes")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="cells at a time, one thread each")
     parser.add_argument("--keep-policies", action="store_true", help="keep the trained policies")
     parser.add_argument("--out", type=Path, default=Path("outputs/few_shot"), help="folder of the results")
+    parser.add_argument("--set", nargs=2, action="append", default=[], metavar=("OPTION", "VALUE"), help=(
+        "another value in the recipe (value-order, offline-rl), e.g. --set data.root data/metaworld_tiny"
+    ))  # fmt: skip
+    parser.add_argument("--report-only", action="store_true", help="no training: tables of the results there are")
+    parser.add_argument("--write-to", type=Path, metavar="FILE.md", help=(
+        "put the table of a value study between its marks in this document"
+    ))  # fmt: skip
+    parser.add_argument(
+        "--runs", type=Path, metavar="FILE.jsonl", help="put each run of a value study into this file, a line for each"
+    )
     group = parser.add_argument_group("embodiment")
     group.add_argument("--other", nargs="+", default=[], metavar="DATASET", help="recordings of the other bodies")
     group.add_argument("--frames", type=int, help="different frames in every mix of video (default: all that fit)")
@@ -48,12 +72,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("gr1")
     group.add_argument("--card", type=Path, help="model card whose table to fill in; the numbers go beside it")
-    group.add_argument("--report-only", action="store_true", help="run nothing: tables of the cells that are there")
+    group = parser.add_argument_group("value-order, offline-rl")
+    group.add_argument("--value-steps", type=int, help="of every value model; the recipe's if not given")
+    group.add_argument(
+        "--conditions", nargs="+", default=["seen", "unseen"], metavar="CONDITION",
+        help="where policies are tried: seen (starts of the recording), unseen, camera (unseen, and the camera moved)",
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
     from ..errors import InputError
 
+    if args.study in _VALUE_STUDIES:
+        return _values(args)
+    if args.config is None:
+        raise InputError(f"--study {args.study} needs a recipe: --config recipes/metaworld_tiny.yaml")
     shared = dict(
         recipe=args.config,
         out=str(args.out),
@@ -99,6 +132,42 @@ def _embodiment(args: argparse.Namespace, shared: dict) -> str:
         pretrain_steps=args.pretrain_steps,
     )
     return report(plan, *run_study(plan, args.arms or list(ARMS), args.seeds, args.workers))
+
+
+def _values(args: argparse.Namespace) -> int:
+    from ..errors import InputError
+    from ..experiments import value_tables, value_transfer
+    from ..experiments.value_gridworld import ARMS, GridworldPlan, finished, run_gridworld
+    from ..files import atomic_write_text
+
+    if args.study == "value-gridworld":
+        plan = GridworldPlan(str(args.out), **({} if args.steps is None else {"steps": args.steps}))
+        arms, run, there = args.arms or list(ARMS), run_gridworld, finished
+    else:
+        if args.config is None:
+            raise InputError(f"--study {args.study} needs a recipe: --config recipes/vptr_metaworld_tiny.yaml")
+        plan = value_transfer.TransferPlan(
+            args.config, str(args.out), args.value_steps, args.steps, args.tasks, args.episodes,
+            tuple(args.conditions), keep_policies=args.keep_policies, overrides=tuple(map(tuple, args.set)),
+        )  # fmt: skip
+        known = value_transfer.OBJECTIVES if args.study == "value-order" else value_transfer.ARMS
+        run = value_transfer.run_value_order if args.study == "value-order" else value_transfer.run_offline_study
+        arms = args.arms or list(known)
+
+        def there(plan, arms, seeds):
+            return value_transfer.finished(plan, args.study, arms, seeds)
+
+    results = there(plan, arms, args.seeds) if args.report_only else run(plan, arms, args.seeds, args.workers)
+    if not results:
+        raise InputError(f"{args.out} holds no results of {args.study} yet: leave --report-only out")
+    table = value_tables.TABLES[args.study](results)
+    atomic_write_text(args.out / f"{args.study}.md", table)
+    if args.write_to is not None:
+        value_tables.put_table(args.write_to, args.study, table)
+    if args.runs is not None:
+        value_tables.put_runs(args.runs, args.study, results)
+    print(f"\n{table}\n{args.out / args.study}.md")
+    return 0
 
 
 def _gr1(args: argparse.Namespace, shared: dict) -> str:

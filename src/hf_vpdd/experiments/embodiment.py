@@ -112,7 +112,7 @@ class EmbodimentPlan(Plan):
             return {self.target(): 0.5, **{root: share / 2 for root, share in others.items()}}
         return {self.target(): 1.0}
 
-    def stage(self, stage: str, mix: str, seed: int = 0):
+    def recipe_of(self, stage: str, mix: str, seed: int = 0):
         """The recipe of `vqvae` or `pretrain` for a mix."""
         from ..training import load_recipe
 
@@ -144,21 +144,21 @@ def prepare_tokenizer(plan: EmbodimentPlan, mix: str) -> None:
     """Train the tokenizer of a mix, unless it is there."""
     from ..training import run_vqvae
 
-    run_unless_done(plan.stage("vqvae", mix), run_vqvae, store=mixed_store(plan, mix))
+    run_unless_done(plan.recipe_of("vqvae", mix), run_vqvae, store=mixed_store(plan, mix))
 
 
 def pretrain(plan: EmbodimentPlan, mix: str, seed: int) -> None:
     """Pre-train the trunk of a mix, unless it is there."""
     from ..training import run_pretrain
 
-    run_unless_done(plan.stage("pretrain", mix, seed), run_pretrain, store=mixed_store(plan, mix))
+    run_unless_done(plan.recipe_of("pretrain", mix, seed), run_pretrain, store=mixed_store(plan, mix))
 
 
 def mixed_store(plan: EmbodimentPlan, mix: str):
     """The frames of a mix: from each dataset its share of the budget, and all that is held out."""
     from ..data.frame_store import FrameStore
 
-    recipe = plan.stage("vqvae", mix)
+    recipe = plan.recipe_of("vqvae", mix)
     held_out = recipe.data.val_episodes_per_task
     if mix == "demonstrations":
         return _open(recipe, plan.target())
@@ -174,7 +174,7 @@ def frame_budget(plan: EmbodimentPlan) -> int:
         InputError: There are fewer frames than `plan.frames`.
     """
     target = plan.target()
-    recipe = plan.stage("vqvae", "mixture")
+    recipe = plan.recipe_of("vqvae", "mixture")
     room = []
     for root in (target, *plan.others):
         episodes = _training_episodes(_open(recipe, root), recipe.data.val_episodes_per_task)
@@ -234,7 +234,7 @@ def reconstruction(plan: EmbodimentPlan, samples: int = 1600) -> dict[str, dict[
     from ..training import load_recipe
     from ..training.stages.vqvae import VQVAETask
 
-    base = plan.stage("vqvae", "mixture")
+    base = plan.recipe_of("vqvae", "mixture")
     recipe = load_recipe(
         "vqvae", plan.recipe,
         {**dict(plan.overrides), "data.root": base.data.root, "data.camera": base.data.camera,

@@ -39,6 +39,9 @@ class ValueArguments:
         None, "goals a geometric number of steps ahead, with this discount (default: uniform)"
     )
     max_distance: int | None = arg(None, "goals in the clip lie at most so many frames ahead")
+    step_frames: int = arg(
+        1, "a step is so many frames of the video; temporal differences carry a value one step back at a time"
+    )
     crop_padding: int = arg(16, "random crop with so many pixels of edge padding (ICVF: independent for each image)")
     vip_discount: float = arg(0.98, "discount of VIP, (0, 1)")
     negatives: int = arg(3, "shuffles of the batch (VIP), other clips (TCN)")
@@ -64,7 +67,7 @@ class ValueArguments:
                 f"{self.p_trajectory}, {self.p_current}"
             )
         check_min(self, name, crop_padding=0, negatives=1, value_limit=1, vocab_size=260, max_instruction_length=2)
-        check_min(self, name, eval_clips=1)
+        check_min(self, name, eval_clips=1, step_frames=1)
 
     @property
     def penalty(self) -> float:

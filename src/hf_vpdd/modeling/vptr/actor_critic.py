@@ -55,7 +55,9 @@ class Critics(nn.Module):
         refed = torch.cat((actions, embedding), dim=-1).expand(len(self.out.weight), -1, -1)
         for layer in self.layers:
             hidden = torch.cat((F.relu(layer(hidden)), refed), dim=-1)
-        values = self.out(hidden).squeeze(-1).float()
+        # Q is a sum of rewards whose differences decide: its last layer keeps the precision of its weights
+        with torch.autocast(hidden.device.type, enabled=False):
+            values = self.out(hidden.to(self.out.weight.dtype)).squeeze(-1).float()
         return values.unflatten(1, (batch, -1)) if several else values
 
 

@@ -63,25 +63,45 @@ def icvf_loss(
     sizes = {len(x) for x in (states, next_states, goals, rewards, intent_rewards, masks, intent_masks)}
     if len(sizes) != 1:
         raise ValueError(f"icvf_loss: all inputs need one batch size, got {sorted(sizes)}")
-    heads, slow = model.value_heads, target.value_heads
     in_words = isinstance(intents, tuple)
     online_images = [states, goals] if in_words else [states, goals, intents]
     state, goal, *intent = _encode(model, online_images)
-    intent = intents[0] if in_words else intent[0]
+    with torch.no_grad():
+        slow_features = _encode(target, [states, next_states, goals] + ([] if in_words else [intents]))
+    intent = whole(intents[0]) if in_words else intent[0]
+    slow_intent = whole(intents[1]) if in_words else slow_features[3]
+    # Values reach 1 / (1 - discount) and their differences decide: half precision is for the encoders alone.
+    with torch.autocast(state.device.type, enabled=False):
+        values, wanted, advantage, current = _bootstrap(
+            model.value_heads, target.value_heads, (state, goal, intent), (*slow_features[:3], slow_intent),
+            (rewards, intent_rewards, masks, intent_masks), discount, min_q, no_intent, goal_is_intent,
+        )  # fmt: skip
+        weight = torch.where(advantage >= 0, expectile, 1 - expectile)
+        per_head = (weight * (wanted - values) ** 2).mean(-1)
+    return IcvfLoss(
+        loss=per_head.sum(),
+        per_head=per_head.detach(),
+        values=values.detach(),
+        advantage=advantage.mean(),
+        accept=(advantage >= 0).float().mean(),
+        value_at_intent=current.mean(),
+        target=wanted.mean(),
+    )
+
+
+def _bootstrap(heads, slow, online, slow_features, labels, discount, min_q, no_intent, goal_is_intent):
+    """(values (E, B), what they regress on (E, B), advantage (B,), the target's value at the intent (B,))."""
+    (state, goal, intent), (slow_state, slow_next, slow_goal, slow_intent) = online, slow_features
+    rewards, intent_rewards, masks, intent_masks = labels
     if goal_is_intent is not None:
         goal = torch.where(goal_is_intent[:, None], intent, goal)
+        slow_goal = torch.where(goal_is_intent[:, None], slow_intent, slow_goal)
     phi, psi, psi_z = heads.represent_state(state), heads.represent_goal(goal), heads.represent_goal(intent)
     if no_intent:
         psi_z = torch.ones_like(psi_z)
     values = heads.value(phi, psi, psi_z)
 
     with torch.no_grad():
-        slow_state, slow_next, slow_goal, *slow_intent = _encode(
-            target, [states, next_states, goals] + ([] if in_words else [intents])
-        )
-        slow_intent = intents[1] if in_words else slow_intent[0]
-        if goal_is_intent is not None:
-            slow_goal = torch.where(goal_is_intent[:, None], slow_intent, slow_goal)
         next_phi = slow.represent_state(slow_next)
         slow_psi, slow_psi_z = slow.represent_goal(slow_goal), slow.represent_goal(slow_intent)
         if no_intent:
@@ -95,23 +115,17 @@ def icvf_loss(
         advantage = intent_rewards + discount * intent_masks * next_value - current
         if no_intent:
             advantage = torch.zeros_like(advantage)
-        weight = torch.where(advantage >= 0, expectile, 1 - expectile)
-
-    per_head = (weight * (wanted - values) ** 2).mean(-1)
-    return IcvfLoss(
-        loss=per_head.sum(),
-        per_head=per_head.detach(),
-        values=values.detach(),
-        advantage=advantage.mean(),
-        accept=(advantage >= 0).float().mean(),
-        value_at_intent=current.mean(),
-        target=wanted.mean(),
-    )
+    return values, wanted, advantage, current
 
 
 def _encode(network, images: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
     """No layer of the encoders mixes the batch: one call serves all images on a GPU. A CPU is a sixth faster without,
-    what it works on stays nearer."""
-    if images[0].is_cpu:
-        return tuple(network.encode(image) for image in images)
-    return network.encode(torch.cat(images)).chunk(len(images))
+    what it works on stays nearer. (Numbers in place of pictures go together: a table encodes each of them once.)"""
+    if images[0].is_cpu and images[0].is_floating_point():
+        return tuple(whole(network.encode(image)) for image in images)
+    return whole(network.encode(torch.cat(images))).chunk(len(images))
+
+
+def whole(features: torch.Tensor) -> torch.Tensor:
+    """Features of an encoder that ran in half precision, as float32."""
+    return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features

@@ -14,7 +14,7 @@ from ...errors import InputError
 from ..arguments import Recipe, build_config
 from ..image_augment import random_crop
 from ..loop import Evaluation, Task, train
-from ..objectives.icvf import icvf_loss
+from ..objectives.icvf import icvf_loss, whole
 from ..objectives.targets import make_target, update_target
 from ..objectives.tcn import tcn_loss
 from ..objectives.vip import other_rows, vip_loss
@@ -67,12 +67,14 @@ class Objective(nn.Module):
         if options.objective == "icvf":
             return self._icvf(images, numbers, words, target)
         heads, (count, batch) = self.network.value_heads, images.shape[:2]
-        embedded = heads.embedding(self.network.encode(images.flatten(0, 1))).unflatten(0, (count, batch))
+        features = self.network.encode(images.flatten(0, 1))
         others = other_rows(batch, options.negatives, generator, images.device)
-        if options.objective == "vip":
-            loss = vip_loss(*embedded, others, options.vip_discount, options.penalty)
-        else:
-            loss = tcn_loss(*embedded, others, options.penalty)
+        with torch.autocast(images.device.type, enabled=False):  # half precision is for the encoder alone
+            embedded = heads.embedding(whole(features)).unflatten(0, (count, batch))
+            if options.objective == "vip":
+                loss = vip_loss(*embedded, others, options.vip_discount, options.penalty)
+            else:
+                loss = tcn_loss(*embedded, others, options.penalty)
         distance = (embedded[-1] - embedded[0]).norm(dim=-1).detach().mean()
         return loss, {"embedding_norm": embedded.detach().norm(dim=-1).mean(), "embedding_distance": distance}
 
@@ -119,13 +121,14 @@ class ValueTask(Task):
         goals = {name: getattr(options, name) for name in names.split()}
 
         def sampler(episodes):
-            images = GoalSampler(store.episode_from[episodes], store.episode_to[episodes], **goals)
+            rows, ends = strided_clips(store.episode_from[episodes], store.episode_to[episodes], options.step_frames)
+            images = GoalSampler(np.concatenate(([0], ends[:-1])), ends, **goals)
             if self.words is None:
-                return images
-            return InstructionGoals(images, store.frame_task[images.first])
+                return images, rows
+            return InstructionGoals(images, store.frame_task[rows[images.first]]), rows
 
-        self.sampler_of_goals = sampler(train_episodes)
-        self.held_out_goals = sampler(self.held_out) if self.held_out else None
+        self.sampler_of_goals, self.rows = sampler(train_episodes)
+        self.held_out_goals, self.held_out_rows = sampler(self.held_out) if self.held_out else (None, None)
         self.clips = getattr(self.sampler_of_goals, "sampler", self.sampler_of_goals)
         self.states = self.clips.all_states()
         self.num_samples = len(self.states)
@@ -141,7 +144,7 @@ class ValueTask(Task):
 
     def _shares(self):
         """Clips weigh the same within their dataset, datasets as `data.weights` says."""
-        groups, weights = sample_groups(self.store, self.recipe.data, self.states)
+        groups, weights = sample_groups(self.store, self.recipe.data, self.rows[self.states])
         if not self.options.clip_first:
             return groups, weights
         clip = self.clips.clip_of(self.states)
@@ -154,20 +157,22 @@ class ValueTask(Task):
 
     def batch(self, indices):
         # A function of the indices alone, hence of (seed, step) like they are.
-        return self._draw(self.sampler_of_goals, self.states[indices], np.random.default_rng(indices))
+        return self._draw(self.sampler_of_goals, self.rows, self.states[indices], np.random.default_rng(indices))
 
-    def _draw(self, sampler, states: np.ndarray, rng: np.random.Generator) -> dict[str, torch.Tensor]:
-        """Frames uint8 (N, B, S, S, 3), and for ICVF the labels."""
+    def _draw(
+        self, sampler, row_of: np.ndarray, states: np.ndarray, rng: np.random.Generator
+    ) -> dict[str, torch.Tensor]:
+        """Frames uint8 (N, B, S, S, 3), and for ICVF the labels. row_of: the store's row of each of the sampler's."""
         from ...data.clip_samplers import tcn_frames, vip_frames
 
         if self.options.objective != "icvf":
             clip = sampler.clip_of(states)
             draw = vip_frames if self.options.objective == "vip" else tcn_frames
             rows = np.stack(draw(sampler.first[clip], sampler.last[clip], rng))
-            return {"frames": torch.from_numpy(self.store.frames[rows])}
+            return {"frames": torch.from_numpy(self.store.frames[row_of[rows]])}
         goals = sampler.goals(states, rng)
         rows = [goals.state, goals.next_state, goals.outcome] + ([goals.intent] if self.words is None else [])
-        batch = {"frames": torch.from_numpy(self.store.frames[np.stack(rows)])}
+        batch = {"frames": torch.from_numpy(self.store.frames[row_of[np.stack(rows)]])}
         for ours, theirs in (("rewards", "reward"), ("masks", "mask")):
             batch[ours] = torch.from_numpy(getattr(goals, theirs))
             batch[f"intent_{ours}"] = torch.from_numpy(getattr(goals, f"intent_{theirs}"))
@@ -233,7 +238,7 @@ class ValueTask(Task):
         states = spread(states, self.recipe.train.eval_samples)
         rng, sums = np.random.default_rng(0), {}
         for part in np.array_split(states, max(1, len(states) // 64)):
-            batch = {k: v.to(device) for k, v in self._draw(sampler, part, rng).items()}
+            batch = {k: v.to(device) for k, v in self._draw(sampler, self.held_out_rows, part, rng).items()}
             images, numbers, words = self._inputs(batch, generator, augment=False)
             loss, logs = model(images, numbers, words, self.target, generator)
             logs = {"loss": loss, **logs, **self._diagnostics(model.network, images, words)}
@@ -284,6 +289,23 @@ class ValueTask(Task):
             self.processor.save_pretrained(target)
 
         write_folder(folder, write)
+
+
+def strided_clips(first: np.ndarray, end: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Clips of every `stride`-th frame, one for each frame to begin with, so that none is left out.
+
+    Args:
+        first, end: int (E,), first row and row after the last of each episode.
+
+    Returns:
+        rows int64 (N,), clip after clip; where each clip ends in them, int64. With a stride above 1, what leaves one
+        frame is left out.
+    """
+    clips = [np.arange(a + phase, b, stride) for a, b in zip(first, end) for phase in range(min(stride, b - a))]
+    clips = [clip for clip in clips if len(clip) > 1 or stride == 1]
+    if not clips:
+        raise InputError(f"value_pretrain.step_frames {stride} is longer than every clip: lower it")
+    return np.concatenate(clips).astype(np.int64), np.cumsum([len(clip) for clip in clips])
 
 
 def value_config(recipe: Recipe, store):
