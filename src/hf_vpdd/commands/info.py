@@ -12,7 +12,11 @@ LIGHT = True  # uses no models
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("dataset", metavar="DATASET", help="a LeRobot dataset (a folder, or user/name on the Hub) or a CALVIN folder")
+    add(
+        "dataset",
+        metavar="DATASET",
+        help="a LeRobot dataset (a folder, or user/name on the Hub), a CALVIN folder, or videos",
+    )
     add("--camera", metavar="NAME", help="the camera on the contact sheet; the first one if not given")
     add("--out", metavar="PNG", help="where the contact sheet goes; outputs/info/<name>.png if not given")
     add("--no-sheet", action="store_true", help="write no contact sheet")
@@ -88,7 +92,8 @@ def _backend(dataset) -> str | None:
 
 def print_summary(summary: dict) -> None:
     lengths = summary["episode_frames"]
-    name = f"LeRobot {summary['format']}" if summary["format"].startswith("v") else summary["format"]
+    name = summary["format"]
+    name = f"LeRobot {name}" if name[1:2].isdigit() else name  # v3.0, v2.1
     print(f"{summary['root']}   ({name}, robot {summary['robot_type'] or 'not named'})")
     print(
         f"{summary['episodes']} episodes, {summary['frames']} frames at {summary['fps']} per second "

@@ -44,13 +44,18 @@ KINDS = {
         },
     ),
     "dataset": Kind(
-        "a robot dataset of another format -> a LeRobot v3.0 dataset",
+        "a robot dataset of another format, or videos -> a LeRobot v3.0 dataset",
         {
             "calvin": Source("CALVIN folders, task_X_Y or one of its splits: annotated windows", "calvin"),
             "rlbench": Source("RLBench demonstrations, PerAct's layout or RLBench's own", "rlbench"),
             "bridge": Source("Bridge V2, raw trajectories", "bridge"),
             "robomimic": Source("HDF5 files of robomimic (and MimicGen)", "robomimic"),
             "libero": Source("HDF5 files of LIBERO", "libero"),
+            "video": Source(
+                "a folder or list of videos, with or without captions; a `datasets` Video column", "video"
+            ),
+            "ssv2": Source("Something-Something v2: webm files and label JSON files", "ssv2"),
+            "ego4d": Source("Ego4D: videos or clips, with narrations or annotated actions", "ego4d"),
         },
         overwrites=False,
     ),

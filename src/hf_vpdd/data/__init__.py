@@ -15,6 +15,9 @@ _HOME = {
     "LeRobotWriter": "lerobot_writer",
     "RLBenchDataset": "rlbench",
     "RunningStatistics": "statistics",
+    "VideoDataset": "video_dataset",
+    "StreamMixture": "video_stream",
+    "VideoStream": "video_stream",
     "WindowDataset": "windows",
     "build_views": "multiview",
     "check_dataset": "check",
@@ -28,6 +31,10 @@ _HOME = {
     "join_views": "multiview",
     "next_keyframes": "keyframes",
     "open_dataset": "formats",
+    "open_ego4d": "ego4d",
+    "open_ssv2": "ssv2",
+    "open_video_folder": "video_folder",
+    "open_video_rows": "video_rows",
     "tokenize": "tokens",
 }
 

@@ -1,16 +1,19 @@
-"""Opens a dataset of whatever format: LeRobot's, or a robot dataset as it is distributed."""
+"""Opens a dataset of whatever format: LeRobot's, a robot dataset as it is distributed, or videos."""
 
 import os
 
+from ..errors import InputError
 from .bridge import BridgeDataset, is_bridge_folder
 from .calvin import CalvinDataset, is_calvin_folder
 from .hdf5_demos import HDF5Dataset, is_hdf5_dataset
 from .lerobot import LeRobotDataset, is_lerobot_folder
 from .rlbench import RLBenchDataset, is_rlbench_folder
 from .source_dataset import SourceDataset
+from .video_dataset import VideoDataset
 
 
-# Asked in this order; what none of them knows is LeRobot's, by its folder or by its id on the Hub.
+# Asked in this order, before videos (RLBench's pictures would pass for them); what nobody knows is LeRobot's, by its
+# folder or by its id on the Hub.
 _READERS = (
     (is_calvin_folder, CalvinDataset),
     (is_rlbench_folder, RLBenchDataset),
@@ -20,20 +23,50 @@ _READERS = (
 
 
 def open_dataset(
-    root_or_repo_id: str | os.PathLike, progress: bool = True
-) -> "LeRobotDataset | CalvinDataset | SourceDataset":
+    root_or_repo_id: str | os.PathLike, progress: bool = True, fps: float | None = None
+) -> "LeRobotDataset | CalvinDataset | SourceDataset | VideoDataset":
     """The dataset in a folder or file, or on the Hub.
 
     Args:
         root_or_repo_id: A LeRobot dataset (folder, or id `user/name` on the Hub); or as it is distributed: a CALVIN
-            folder, RLBench demonstrations, raw Bridge V2, HDF5 files of robomimic or LIBERO.
+            folder, RLBench demonstrations, raw Bridge V2, HDF5 files of robomimic or LIBERO; or a folder or list of
+            videos, Something-Something v2, Ego4D (see `video_folder`, `ssv2`, `ego4d`); or `datasets:NAME[:SPLIT]`
+            for anything that `datasets` loads with a Video column.
         progress: Show bars while much is read.
+        fps: Frames per second that videos are cut into; their own rate if not given. Robot datasets have one.
 
     Raises:
-        InputError: None of them, or broken.
+        InputError: None of these, or broken; another `fps` than a robot dataset has.
     """
-    if not is_lerobot_folder(root_or_repo_id) and os.path.exists(os.path.expanduser(root_or_repo_id)):
+    dataset = _open(root_or_repo_id, progress, fps)
+    if fps is not None and abs(dataset.fps - fps) > 1e-6:
+        raise InputError(
+            f"{root_or_repo_id} has {dataset.fps:g} frames per second of its own, {fps:g} were asked for; give fps to "
+            "videos alone: data.fps: {folder: number}"
+        )
+    return dataset
+
+
+def _open(root: str | os.PathLike, progress: bool, fps: float | None):
+    if is_lerobot_folder(root):
+        return LeRobotDataset(root)
+    if os.path.exists(os.path.expanduser(root)):
         for is_one, reader in _READERS:
-            if is_one(root_or_repo_id):
-                return reader(root_or_repo_id, progress=progress)
-    return LeRobotDataset(root_or_repo_id)
+            if is_one(root):
+                return reader(root, progress=progress)
+    return open_video(root, progress, fps) or LeRobotDataset(root)
+
+
+def open_video(root: str | os.PathLike, progress: bool = True, fps: float | None = None) -> VideoDataset | None:
+    """The dataset, if it is one of videos."""
+    from .ego4d import is_ego4d, open_ego4d
+    from .ssv2 import is_ssv2, open_ssv2
+    from .video_folder import is_video_folder, open_video_folder
+    from .video_rows import PREFIX, open_video_rows
+
+    if str(root).startswith(PREFIX):
+        return open_video_rows(str(root), fps=fps, progress=progress)
+    for belongs, opens in ((is_ssv2, open_ssv2), (is_ego4d, open_ego4d), (is_video_folder, open_video_folder)):
+        if belongs(root):
+            return opens(root, fps=fps, progress=progress)
+    return None

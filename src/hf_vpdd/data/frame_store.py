@@ -88,28 +88,30 @@ class FrameStore:
         image_size: int = 96,
         cache_dir: str | os.PathLike | None = None,
         progress: bool = True,
+        fps: float | None = None,
     ) -> "FrameStore":
         """Opens the cache of a dataset, decoding its videos first when there is none that fits.
 
         Args:
-            root: Whatever `open_dataset` takes: a LeRobot dataset, folder or Hub id; a robot dataset as distributed.
+            root: What `open_dataset` takes: a LeRobot dataset, folder or Hub id; another robot dataset; videos.
             camera: Which camera, with or without `observation.images.`.
             image_size: Side S of the square frames. Frames of another size are resized (bilinear, antialiased) so
                 that the shorter side is S, and cropped in the middle.
             cache_dir: Where caches lie; `<root>/.cache/hf_vpdd` by default.
             progress: Show a bar while decoding.
+            fps: Frames per second that videos are cut into; their own rate if not given.
 
         Raises:
             InputError: The dataset is missing, half-written or broken; no such camera; NaN in a state or an action.
         """
         if image_size < 1:
             raise InputError(f"image_size is {image_size}; it must be at least 1")
-        dataset = open_dataset(root, progress)
+        dataset = open_dataset(root, progress, fps)
         key = dataset.camera_key(camera)
         whole = f"{dataset.fingerprint}/{key}/{image_size}/{_FORMAT}"
         fingerprint = hashlib.sha256(whole.encode()).hexdigest()
-        folder = getattr(dataset, "cache_folder", dataset.root)  # a dataset may be one file
-        cache_dir = Path(cache_dir) if cache_dir is not None else folder / ".cache" / "hf_vpdd"
+        cache_dir = Path(cache_dir) if cache_dir is not None else _cache_root(dataset) / ".cache" / "hf_vpdd"
+        origin = f"{dataset.root.resolve()} {getattr(dataset, 'variant', '')}".strip()
         place = cache_dir / f"frames-{key.rsplit('.', 1)[-1]}-{image_size}-{fingerprint[:16]}"
         if not (place / "store.json").is_file():
             arrays = _read_numbers(dataset)
@@ -120,14 +122,14 @@ class FrameStore:
                     _decode_into(temporary / "frames.npy", dataset, key, image_size, progress)
                     np.savez(temporary / "numbers.npz", **arrays)
                     # Written last and looked for first.
-                    about = {"fingerprint": fingerprint, "root": str(dataset.root.resolve()), "made": time.time()}
+                    about = {"fingerprint": fingerprint, "root": origin, "made": time.time()}
                     (temporary / "store.json").write_text(
                         json.dumps(about | {"camera": key, "image_size": image_size})
                     )
             except OSError:
                 if not (place / "store.json").is_file():  # else another process was faster, and its result is as good
                     raise
-            _remove_outdated(place, str(dataset.root.resolve()), key, image_size)
+            _remove_outdated(place, origin, key, image_size)
         with np.load(place / "numbers.npz") as numbers:
             arrays = dict(numbers)
         return FrameStore(
@@ -368,6 +370,11 @@ def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _cache_root(dataset) -> Path:
+    """Datasets that are one file or a list of videos have no folder of their own."""
+    return getattr(dataset, "cache_root", dataset.root)
+
+
 def _check_room(cache_dir: Path, num_bytes: int) -> None:
     """Says before minutes of decoding that the result cannot be stored."""
     try:
@@ -391,11 +398,12 @@ def _decode_into(path: Path, dataset: LeRobotDataset, key: str, size: int, progr
     with bar:
         if key not in table.video_files:  # an image feature: cells of the table
             for episode in range(dataset.num_episodes):
-                images = dataset.frames(key, episode)
+                # Videos come picture by picture: minutes of them would not fit into memory.
+                images = dataset.iterate(episode) if hasattr(dataset, "iterate") else dataset.frames(key, episode)
                 start = table.start[episode]
                 for i, image in enumerate(images):
                     frames[start + i] = fit_square(image, size)
-                bar.update(len(images))
+                bar.update(int(table.length[episode]))
         for number, video in enumerate(table.video_files.get(key, ())):
             # Where each frame of this file goes, -1 for frames of no episode.
             episodes = np.flatnonzero(table.video_file[key] == number)

@@ -125,7 +125,7 @@ class HDF5Dataset(SourceDataset):
         return {"instruction": self.instruction, "orientation": self.orientation}
 
     @property
-    def cache_folder(self) -> Path:
+    def cache_root(self) -> Path:
         """Where caches made from this dataset may lie: a file has no inside."""
         return self.root if self.root.is_dir() else self.root.parent
 

@@ -107,13 +107,17 @@ def open_video(path: str | os.PathLike, threads: int = 1) -> av.container.InputC
     if not Path(path).is_file():
         raise InputError(f"video file {path} is missing")
     try:
-        container = av.open(str(path))
+        container = av.open(str(path), metadata_errors="replace")
     except av.error.FFmpegError as error:
         raise InputError(f"video file {path} cannot be opened (cut short or not a video): {error}") from error
     if not container.streams.video:
         container.close()
         raise InputError(f"{path} holds no video stream")
-    container.streams.video[0].codec_context.thread_count = threads
+    context = container.streams.video[0].codec_context
+    if context is None:
+        container.close()
+        raise InputError(f"video file {path} is of no kind that can be decoded (damaged?)")
+    context.thread_count = threads
     return container
 
 

@@ -20,13 +20,18 @@ class DataArguments:
 
     root: list[str] = _arg(
         [],
-        "dataset folder(s), LeRobot or CALVIN; several are concatenated (comma-separated on the command line; also "
-        "--data_dir)",
+        "dataset folder(s): LeRobot, CALVIN, or for video stages folders or lists of videos; several are concatenated "
+        "(comma-separated on the command line; also --data_dir)",
     )
     camera: Any = _arg(
         "corner2",
         "camera, or several in the order in which the model sees them (a,b); {root: camera, ...} where the roots name "
         "them differently",
+    )
+    fps: Any = _arg(
+        None,
+        "frames per second that videos are cut into, a number or {root: number, ...} (default: their own rate; robot "
+        "datasets have theirs)",
     )
     weights: list[float] | None = _arg(
         None, "share of the samples that each root gets, in any unit (default: as many as it has)"
@@ -56,6 +61,7 @@ class DataArguments:
         for root in self.root:
             self.cameras(root)
         self._check_weights()
+        self._check_fps()
         _check_min(self, "data", image_size=8, demo_draw=0, val_episodes_per_task=0, history_stride=1, frame_stride=1)
         if self.episodes_per_task is not None:
             _check_min(self, "data", episodes_per_task=1)
@@ -64,6 +70,11 @@ class DataArguments:
 
     def __post_init__(self) -> None:
         self.camera = _camera_value(self.camera)
+        if isinstance(self.fps, str):  # from a command line
+            try:
+                self.fps = yaml.safe_load(self.fps)
+            except yaml.YAMLError as error:
+                raise InputError(f"data.fps is neither a number nor a mapping in YAML: {self.fps!r}") from error
 
     def cameras(self, root: str) -> list[str]:
         """Names of the cameras of one root."""
@@ -76,6 +87,18 @@ class DataArguments:
                 raise InputError(f"data.camera names no camera of {root!r}: it has {sorted(chosen)}")
             chosen = chosen[root]
         return [chosen] if isinstance(chosen, str) else list(chosen)
+
+    def rate(self, root: str) -> float | None:
+        """Frames per second that one root is cut into, None for its own."""
+        return self.fps.get(root) if isinstance(self.fps, dict) else self.fps
+
+    def _check_fps(self) -> None:
+        unknown = [name for name in self.fps if name not in self.root] if isinstance(self.fps, dict) else []
+        if unknown:
+            raise InputError(f"data.fps names {unknown[0]!r}, which is not in data.root: {self.root}")
+        for value in self.fps.values() if isinstance(self.fps, dict) else [self.fps]:
+            if value is not None and (isinstance(value, (bool, str)) or not value > 0):
+                raise InputError(f"data.fps must be a number above 0, or {{root: number}}; got {self.fps!r}")
 
     def _check_weights(self) -> None:
         if self.weights is None:

@@ -40,6 +40,7 @@ def open_store(recipe: Recipe, store: Any = None, video_only: bool = False):
                     image_size=data.image_size,
                     cache_dir=data.cache_dir,
                     progress=recipe.train.progress,
+                    fps=data.rate(root),
                 )
                 for root in data.root
             ]
