@@ -199,8 +199,10 @@ def test_a_processor_without_statistics_is_refused():
 
 
 def test_an_observation_that_is_no_dictionary_is_told_so():
-    with pytest.raises(InputError, match="observation: expected a dictionary with 'images'.*got ndarray"):
-        RobotPolicy(*tiny_policy(), **GREEDY).select_action(np.zeros((16, 16, 3), np.uint8))
+    for history_frames in (1, 3):  # looked at where the history is kept, and where there is none
+        policy = RobotPolicy(*tiny_policy(history_frames=history_frames), **GREEDY)
+        with pytest.raises(InputError, match="observation.*: expected a dictionary with 'images'.*got ndarray"):
+            policy.select_action(np.zeros((16, 16, 3), np.uint8))
 
 
 def test_bad_options_are_named():

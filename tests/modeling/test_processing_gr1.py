@@ -237,8 +237,8 @@ def test_bad_observations_are_told_by_name():
         ((window(5), None, None), r"images\['static'\]: 5 frames given, expected at most 4"),
         (({**good, "wrist": good["wrist"].astype(np.float32)}, None, None), "expected dtype uint8"),
         (
-            ({**good, "wrist": [good["wrist"][0], good["wrist"][0][:12, :12]]}, None, None),
-            r"images\['wrist'\], frame 1: expected \d+x\d+ pixels as frame 0 has, got 12x12",
+            ({**good, "wrist": [good["wrist"][0], good["wrist"][0][:8, :8]]}, None, None),
+            r"images\['wrist'\], frame 1: expected \d+x\d+ pixels as frame 0 has, got 8x8",
         ),
         ((good, "", None), "instruction 0: expected a sentence"),
         ((good, None, nan), r"state: value at index \(1, 3\) is nan"),
