@@ -235,10 +235,10 @@ def test_what_is_refused(road, overrides, says):
         run(road, "refused", **QUICK, **overrides)
 
 
-def test_data_that_do_not_fit(road):
+def test_data_that_do_not_fit(road, policy):
     with pytest.raises(InputError, match="needs demonstrations with actions"):
         run(road, "refused", store=replace(road["store"], action=None))
     with pytest.raises(InputError, match="was trained by vip, vptr means icvf"):
         run(road, "refused", init=f"vptr:{road['root'] / 'vip'}")
     with pytest.raises(InputError, match="not a value model"):
-        run(road, "refused", init=f"vptr:{road['root'] / 'policy'}")
+        run(road, "refused", init=f"vptr:{policy}")

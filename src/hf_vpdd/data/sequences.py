@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from ..errors import InputError
 from .frame_store import FrameRows, FrameStore
+from .store_dataset import StoreDataset
 
 
-class SequenceDataset(Dataset):
+class SequenceDataset(StoreDataset):
     """One sample per frame k of a store: the window that starts there, whole batches at a time (one gather per key).
 
     Step t of a window is frame k + t * stride. Steps past the end of the episode repeat its last frame and are masked.
@@ -54,25 +54,7 @@ class SequenceDataset(Dataset):
         self.store, self.steps, self.stride, self.chunk_size = store, steps, stride, chunk_size
         self.with_actions = with_actions
         self.features = None if features is None else _features_of_views(store, features)
-        indices = np.arange(store.num_frames) if frame_indices is None else np.asarray(frame_indices, np.int64)
-        if indices.ndim != 1 or len(indices) == 0 or indices.min() < 0 or indices.max() >= store.num_frames:
-            raise InputError(f"frame_indices must be a list of rows 0 to {store.num_frames - 1} of {store.name}")
-        self.frame_indices = indices
-        self._last = store.episode_to[store.frame_episode] - 1  # (N,), last frame of each frame's episode
-
-    @property
-    def tasks(self) -> list[str]:
-        """The instructions that `task_index` points to."""
-        return self.store.tasks
-
-    def __len__(self) -> int:
-        return len(self.frame_indices)
-
-    def __getitem__(self, index) -> dict[str, torch.Tensor]:
-        """A batch for a list or array; one sample, without the batch axis, for an integer."""
-        if np.ndim(index) == 0 and not isinstance(index, slice):
-            return {key: value[0] for key, value in self.__getitems__([int(index)]).items()}
-        return self.__getitems__(np.arange(len(self))[index])
+        self.choose_rows(store, frame_indices)
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         store = self.store

@@ -4,16 +4,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from ..errors import InputError
 from .frame_store import FrameRows, FrameStore
+from .store_dataset import StoreDataset
 
 
 TARGETS = ("steps", "keyframes")
 
 
-class WindowDataset(Dataset):
+class WindowDataset(StoreDataset):
     """One sample per frame k of a store.
 
     `dataset[[3, 8]]`, or `__getitems__` as a DataLoader calls it, returns the collated batch: one gather per key,
@@ -78,27 +78,9 @@ class WindowDataset(Dataset):
         self.chunk_size = chunk_size
         self.with_actions = with_actions
         self.with_pixels = with_pixels
-        indices = np.arange(store.num_frames) if frame_indices is None else np.asarray(frame_indices, np.int64)
-        if indices.ndim != 1 or len(indices) == 0 or indices.min() < 0 or indices.max() >= store.num_frames:
-            raise InputError(f"frame_indices must be a list of rows 0 to {store.num_frames - 1} of {store.name}")
-        self.frame_indices = indices
+        self.choose_rows(store, frame_indices)
         self.targets = targets
         self._keyframes = None if store.keyframe is None else np.flatnonzero(store.keyframe)
-        self._last = store.episode_to[store.frame_episode] - 1  # (N,), last frame of each frame's episode
-
-    @property
-    def tasks(self) -> list[str]:
-        """The instructions that `task_index` points to."""
-        return self.store.tasks
-
-    def __len__(self) -> int:
-        return len(self.frame_indices)
-
-    def __getitem__(self, index) -> dict[str, torch.Tensor]:
-        """A batch for a list or array; one sample, without the batch axis, for an integer."""
-        if np.ndim(index) == 0 and not isinstance(index, slice):
-            return {key: value[0] for key, value in self.__getitems__([int(index)]).items()}
-        return self.__getitems__(np.arange(len(self))[index])
 
     def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
         store = self.store

@@ -340,3 +340,20 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         move_into(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_fine_tuned(folder: Path, model, processor, recipe: Recipe, final: bool) -> None:
+    """A checkpoint's or a finished run's policy; of LoRA the adapter, and at the end the merged policy beside it."""
+    import hf_vpdd
+
+    def write(policy) -> None:
+        write_folder(folder, lambda target: hf_vpdd.save_policy(target, policy, processor))
+
+    if not recipe.options.lora:
+        write(model)
+        return
+    from ..lora import save_adapter, save_merged
+
+    save_adapter(model, folder / "adapter" if final else folder, recipe.init_from)
+    if final:
+        save_merged(model, write)

@@ -25,10 +25,10 @@ from .common import (
     require_processor,
     rows_of,
     sample_groups,
+    save_fine_tuned,
     set_views,
     store_codes,
     weights_fingerprint,
-    write_folder,
 )
 from .windows import Windows, tensors_only
 
@@ -143,19 +143,7 @@ class FinetuneTask(DiffusionTask):
         return Evaluation({"loss": float(total / len(self.windows.val)), **errors})
 
     def save_model(self, folder, model, final):
-        if self.options.lora:
-            from ..lora import save_adapter, save_merged
-
-            save_adapter(model, folder / "adapter" if final else folder, self.recipe.init_from)
-            if final:
-                save_merged(model, lambda merged: self._save_policy(folder, merged))
-            return
-        self._save_policy(folder, model)
-
-    def _save_policy(self, folder: Path, policy) -> None:
-        import hf_vpdd
-
-        write_folder(folder, lambda target: hf_vpdd.save_policy(target, policy, self.processor))
+        save_fine_tuned(folder, model, self.processor, self.recipe, final)
 
 
 def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:

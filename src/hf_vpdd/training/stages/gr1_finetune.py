@@ -19,8 +19,8 @@ from .common import (
     require_model_folder,
     require_processor,
     sample_groups,
+    save_fine_tuned,
     set_views,
-    write_folder,
 )
 from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture
 
@@ -135,19 +135,7 @@ class Gr1FinetuneTask(Task):
         return self.policy.frames_from_patches(patches, inputs["pixel_values"])
 
     def save_model(self, folder, model, final):
-        if self.options.lora:
-            from ..lora import save_adapter, save_merged
-
-            save_adapter(model, folder / "adapter" if final else folder, self.recipe.init_from)
-            if final:
-                save_merged(model, lambda merged: self._save_policy(folder, merged))
-            return
-        self._save_policy(folder, model)
-
-    def _save_policy(self, folder: Path, policy) -> None:
-        import hf_vpdd
-
-        write_folder(folder, lambda target: hf_vpdd.save_policy(target, policy, self.processor))
+        save_fine_tuned(folder, model, self.processor, self.recipe, final)
 
 
 def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool, list[str]]:
