@@ -25,12 +25,12 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import atomic_write_text
 from .arguments import Recipe, TrainArguments
-from .checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
-from .ema import Ema
-from .memory_format import to_channels_last
+from .checkpoints import remove_checkpoints, save_checkpoint
+from .distributed import hold_model
 from .metadata import run_record, write_run_files
-from .optimizer import build_optimizer, guarded_step, set_learning_rate
+from .optimizer import set_learning_rate
 from .process import SignalFlag, torch_threads
+from .processes import join_processes, load_checkpoint_everywhere
 from .sampling import step_generator, step_seed
 from .schedules import learning_rate_factor
 from .task import DiffusionTask, Evaluation, Task
@@ -76,6 +76,7 @@ class _Run:
         tracker = None if self.args.tracker == "none" else self.args.tracker
         if tracker and not find_spec(tracker):
             raise InputError(f"{tracker} is not installed: pip install 'hf-vpdd[train]', or give --tracker none")
+        join_processes()
         self.accelerator = Accelerator(
             mixed_precision=self.args.mixed_precision, log_with=tracker, project_dir=str(self.output_dir),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.has_unused_parameters)],
@@ -114,33 +115,19 @@ class _Run:
         model, args = self.task.model, self.args
         if args.gradient_checkpointing:
             model.activation_checkpointing_enable()
-        model.to(self.device)
-        if args.channels_last:
-            to_channels_last(model)
         if self.device.type == "cpu" and hasattr(model, "set_attn_implementation"):
             # The explicit product trains about twice as fast there as the fused kernel (bfloat16, short sequences).
             model.set_attn_implementation("eager")
-        if args.compile:
-            model.compile()
-        self.task.on_device(self.device, args)
-        if self.task.own_optimizers:
-            if args.gradient_accumulation_steps > 1:
-                raise InputError(
-                    "train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size"
-                )
-            self.model, self.optimizer = model, None
-            self.parameters = [p for p in model.parameters() if p.requires_grad]
-        else:
-            optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
-            self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-            self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ema = None
-        if args.ema_decay:
-            self.ema = Ema(self.bare_model.parameters(), args.ema_decay, args.ema_every, args.ema_start)
+        if self.task.own_optimizers and args.gradient_accumulation_steps > 1:
+            raise InputError("train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size")
+        self.holder = hold_model(self.accelerator, self.task, args)
+        self.holder.prepare()
+        self.model, self.optimizer, self.parameters = self.holder.model, self.holder.optimizer, self.holder.parameters
+        self.ema = self.holder.average()
 
     @property
     def bare_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
+        return self.holder.bare
 
     # ------------------------------------------------------------------------------------------------------ the loop
 
@@ -162,7 +149,7 @@ class _Run:
             disable=not (self.main and args.progress), mininterval=0.5 if os.isatty(2) else 15.0,
         )  # fmt: skip
         metrics: dict[str, float] = {}
-        self.task.train_mode(self.model)
+        self.holder.train_mode()
         saved_at = evaluated_at = -1
         try:
             while self.step < args.steps:
@@ -238,13 +225,13 @@ class _Run:
             for name, value in {"loss": loss.detach(), **logs}.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value.float()
                 self.counts[name] = self.counts.get(name, 0) + 1
-        norm = self.accelerator.clip_grad_norm_(self.parameters, args.clip or float("inf"))
+        norm = self.holder.clip(args.clip or float("inf"))
         self.sums["grad_norm"] = self.sums.get("grad_norm", 0.0) + norm
         self.counts["grad_norm"] = self.counts.get("grad_norm", 0) + 1
         # Gradients are averaged over ranks, so their norm is bad on all of them or on none; a loss is not.
         bad = bad | ~torch.isfinite(norm) if self.accelerator.num_processes == 1 else ~torch.isfinite(norm)
         self.task.before_update(self.bare_model)
-        guarded_step(self.optimizer, bad)
+        self.holder.step(bad)
         self._count_step(bad)
 
     def _count_step(self, bad: torch.Tensor) -> None:
@@ -337,9 +324,10 @@ class _Run:
         model = self.bare_model
         model.eval()
         generator = step_generator(self.device, self.args.seed + 1_000_003, 0)
-        with self.ema.swapped() if self.ema else nullcontext(), torch.no_grad(), self.accelerator.autocast():
+        self.holder.collect(self.ema)
+        with self.holder.evaluating(self.ema), torch.no_grad(), self.accelerator.autocast():
             result = self.task.evaluate(model, generator, self.device, final) if self.main else Evaluation()
-        self.task.train_mode(self.model)
+        self.holder.train_mode()
         if self.main and result.metrics:
             metrics = {f"val/{k}": float(v) for k, v in result.metrics.items()}
             self._write_metrics(metrics)
@@ -364,11 +352,11 @@ class _Run:
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()
+        held = self.holder.state(self.ema)
+        self.holder.collect(self.ema)
         if self.main:
             state = {
-                "model": self.bare_model.state_dict(),
-                "ema": self.ema.state_dict() if self.ema else None,
-                "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
+                **held,
                 "task": self.task.state_dict(),
                 "sums": self.sums, "counts": self.counts, "cpu_seconds": self.cpu_seconds,
                 "skipped": [self.skipped, self.in_a_row, self.worst_row, self.last_skipped],
@@ -384,20 +372,17 @@ class _Run:
 
     def _save_model(self, folder: Path, final: bool) -> None:
         """The averaged weights are what is saved; those for resuming are in state.pt."""
-        with self.ema.swapped() if self.ema else nullcontext():
+        with self.holder.averaged(self.ema):
             self.task.save_model(folder, self.bare_model, final)
 
     def _resume(self) -> None:
-        loaded = load_checkpoint(self.output_dir, self.recipe.resume, self.identity, warn=tqdm.write)
+        loaded = load_checkpoint_everywhere(
+            self.accelerator, self.output_dir, self.recipe.resume, self.identity, tqdm.write, self.holder.sharded
+        )
         if loaded is None:
             return
         self.step, state = loaded
-        # state_dict to state_dict of the same class: no key renaming of from_pretrained in between.
-        self.bare_model.load_state_dict(state["model"])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+        self.holder.load_state(state, self.ema)
         self.task.load_state_dict(state["task"])
         self.sums = {k: v.to(self.device) for k, v in state["sums"].items()}
         self.counts, self.cpu_seconds = state["counts"], state["cpu_seconds"]
@@ -407,10 +392,10 @@ class _Run:
 
     def _finish(self, metrics: dict[str, float], wall_seconds: float) -> None:
         self.accelerator.wait_for_everyone()
+        self.holder.collect(self.ema)
         if self.main:
-            model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-            with self.ema.swapped() if self.ema else nullcontext():
-                self.task.save_model(self.output_dir, model, final=True)
+            with self.holder.averaged(self.ema):
+                self.task.save_model(self.output_dir, self.holder.final_model(), final=True)
             summary = {
                 "stage": self.recipe.stage, "steps": self.step, "metrics": metrics, "skipped_steps": int(self.skipped),
                 "cpu_seconds": round(self.cpu_seconds, 2), "wall_seconds": round(wall_seconds, 2),

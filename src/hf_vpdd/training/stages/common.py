@@ -17,6 +17,7 @@ from ...errors import InputError
 from ...files import atomic_path, file_sha256
 from ..arguments import DataArguments, Recipe
 from ..memory_format import to_channels_last
+from ..processes import join_processes, main_process_first
 
 
 def open_store(recipe: Recipe, store: Any = None, video_only: bool = False):
@@ -78,13 +79,6 @@ def sample_groups(store, data: DataArguments, positions: np.ndarray) -> tuple[np
         if weight > 0 and not (groups == number).any():
             raise InputError(f"data.weights gives {root} a share of {weight}, but no training frame comes from it")
     return groups, list(data.weights)
-
-
-def main_process_first():
-    """Context in which one process fills a cache before the others read it."""
-    from accelerate import PartialState
-
-    return PartialState().main_process_first()
 
 
 def choose_episodes(store, data: DataArguments) -> tuple[list[int], list[int]]:
@@ -213,12 +207,10 @@ def store_codes(
                 f"{len(store.cameras)} camera(s) of the store"
             )
         return codes
-    from accelerate import PartialState
-
     from ...data.frame_store import FrameRows
     from ...data.tokens import tokenize
 
-    config, device = vqvae.config, PartialState().device
+    config, device = vqvae.config, join_processes().device
     if config.clip_frames > 1 and recipe.data.history_stride > 1:
         raise InputError(
             "data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames"
