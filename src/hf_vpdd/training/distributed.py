@@ -174,16 +174,25 @@ class ShardedModel(WholeModel):
         return plugin
 
     def prepare(self) -> None:
-        # The slices of a convolution in channels-last order would not be contiguous, which FSDP2 refuses.
+        from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
         shared = {id(thing): thing for thing in self.task.shared_with_copies()}
         trained = copy.deepcopy(self.bare, shared)
         self.task.on_device(self.device, self.args)
         if not self.accelerator.is_main_process:
             self.bare.to("meta")
         trained.to(self.device)
+        for p in trained.parameters():  # FSDP2 refuses the channels-last order of convolutions
+            p.data = p.data.contiguous()
+        # accelerate asks for them, to cut them apart from the rest; not all of these networks begin with a table.
+        trained.get_input_embeddings = trained.get_output_embeddings = lambda: None
         optimizer = build_optimizer(trained, self.args, self.task.learning_rate_multipliers)
         self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                for name in getattr(module, "weight_methods", ()):
+                    register_fsdp_forward_method(module, name)
 
     def train_mode(self) -> None:
         self.task.train_mode(self.bare)
