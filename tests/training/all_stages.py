@@ -55,14 +55,10 @@ def run(name: str, work: Path, out: Path, **more) -> Path:
     """One run; `more` overrides options of its recipe."""
     module, runner, make, stage, overrides, start = RUNS[name]
     config = make(work / "data", out)
-    common = {"steps": 3, "save_every": 0, "eval_every": 2, "tracker": "none", "mixed_precision": "no", **more}
-    init_from = None if start is None else str(out / start)
-    if start is not None and not (out / start).exists():
-        init_from = str(work / "start" / start)
-    recipe = load_recipe(
-        stage, config, {**overrides, **common}, output_dir=str(out / name), **({"init_from": init_from} if init_from else {})
-    )
-    return runner(recipe)
+    common = {"steps": 2, "save_every": 0, "eval_every": 0, "tracker": "none", "mixed_precision": "no", **more}
+    if start is not None:
+        common.setdefault("init_from", str(out / start))
+    return runner(load_recipe(stage, config, {**overrides, **common}, output_dir=str(out / name)))
 
 
 def remember_models(kept: dict) -> None:

@@ -163,7 +163,7 @@ class ShardedModel(WholeModel):
             raise InputError("FSDP 1 is not supported: set fsdp_version to 2, as recipes/accelerate/fsdp2.yaml does")
         if plugin.transformer_cls_names_to_wrap is None:
             plugin.transformer_cls_names_to_wrap = wrap_classes(self.task.model)
-        if self.args.mixed_precision == "bf16":
+        if self.args.mixed_precision == "bf16" and self.task.half_weights:
             from torch.distributed.fsdp import MixedPrecisionPolicy
 
             # Weights travel as bfloat16, gradients are summed in float32. Inputs are left alone: labels are among
@@ -171,6 +171,8 @@ class ShardedModel(WholeModel):
             plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
+        else:  # what accelerate put there would cast weights and inputs
+            plugin.mixed_precision_policy = None
         return plugin
 
     def prepare(self) -> None:
