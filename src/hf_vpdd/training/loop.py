@@ -26,7 +26,7 @@ from ..errors import InputError
 from ..files import atomic_write_text
 from .arguments import Recipe, TrainArguments
 from .checkpoints import remove_checkpoints, save_checkpoint
-from .distributed import hold_model
+from .distributed import accelerate_precision, hold_model
 from .metadata import run_record, write_run_files
 from .optimizer import set_learning_rate
 from .process import SignalFlag, torch_threads
@@ -78,7 +78,7 @@ class _Run:
             raise InputError(f"{tracker} is not installed: pip install 'hf-vpdd[train]', or give --tracker none")
         join_processes()
         self.accelerator = Accelerator(
-            mixed_precision=self.args.mixed_precision, log_with=tracker, project_dir=str(self.output_dir),
+            mixed_precision=accelerate_precision(self.args), log_with=tracker, project_dir=str(self.output_dir),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.has_unused_parameters)],
         )  # fmt: skip
         self.main = self.accelerator.is_main_process
@@ -218,10 +218,10 @@ class _Run:
             torch.manual_seed(step_seed(args.seed, self.step, micro, rank))  # dropout
             generator = step_generator(self.device, args.seed, self.step, micro, rank)
             together = micro + 1 == parts
-            with nullcontext() if together else self.accelerator.no_sync(self.model):
+            with nullcontext() if together else self.holder.no_sync():
                 with self.accelerator.autocast():
                     loss, logs = self.task.loss(self.model, batch, generator)
-                self.accelerator.backward(loss / parts)
+                self.holder.backward(loss / parts, last=together)
             bad = bad | ~torch.isfinite(loss.detach())
             for name, value in {"loss": loss.detach(), **logs}.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value.float()
