@@ -5,6 +5,7 @@ the others.
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -196,6 +197,8 @@ class ShardedModel(WholeModel):
     def prepare(self) -> None:
         from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+        # A warning for code that changes outputs in place, which the losses do not.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         shared = {id(thing): thing for thing in self.task.shared_with_copies()}
         trained = copy.deepcopy(self.bare, shared)
         self.task.on_device(self.device, self.args)

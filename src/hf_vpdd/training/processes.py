@@ -32,6 +32,14 @@ def join_processes():
     return PartialState()
 
 
+def leave_processes() -> None:
+    """The end of a script that all processes have reached."""
+    from accelerate import PartialState
+
+    if PartialState._shared_state:
+        PartialState().destroy_process_group()
+
+
 def main_process_first():
     """Context in which one process fills a cache before the others read it."""
     return join_processes().main_process_first()
