@@ -42,6 +42,8 @@ EXTRAS = {
     "lora": ["peft>=0.21"],
     "serve": ["websockets>=13"],
     "train": ["tensorboard>=2.16"],
+    "trackio": ["trackio>=0.20"],
+    "wandb": ["wandb>=0.20"],
 }
 EXTRAS["demo"] = [*EXTRAS["metaworld"], *EXTRAS["train"]]  # the demo, and the quickstart, which trains
 EXTRAS["dev"] = [

@@ -14,7 +14,7 @@ from torch import nn
 
 from hf_vpdd.training.arguments import DataArguments, Recipe, TrainArguments
 from hf_vpdd.training.loop import Evaluation, Task, train
-from hf_vpdd.training.options import VQVAEArguments
+from hf_vpdd.training.options import PretrainArguments
 
 
 class ToyTask(Task):
@@ -69,13 +69,13 @@ def toy_recipe(output_dir, resume: str = "auto", **train_arguments) -> Recipe:
         "eval_every": 0, "tracker": "none", "progress": False, "gradient_accumulation_steps": 2,
     }  # fmt: skip
     return Recipe(
-        stage="vqvae",
+        stage="pretrain",
         output_dir=str(output_dir),
         init_from=None,
         resume=resume,
         data=DataArguments(root=["toy"]),
         train=TrainArguments(**{**defaults, **train_arguments}),
-        options=VQVAEArguments(),
+        options=PretrainArguments(),
     )
 
 

@@ -26,6 +26,7 @@ from .common import (
     rows_of,
     sample_groups,
     save_fine_tuned,
+    save_for_rollouts,
     set_views,
     store_codes,
     weights_fingerprint,
@@ -47,7 +48,7 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     folder = require_model_folder(recipe.init_from, "finetune")
     check_model_type(folder, "vpdd", "finetune")
     require_processor(folder)
-    store = open_store(recipe, store)
+    store = open_store(recipe, store, base=None if recipe.options.from_scratch else folder)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
@@ -86,6 +87,7 @@ class FinetuneTask(DiffusionTask):
             everything, _ = choose_episodes(store, replace(data, episodes_per_task=None, demo_draw=0))
             self.windows.add_cotraining(everything, options.cotrain_samples, data.frame_stride)
         self.num_samples = len(self.windows.train)
+        self.sentences = [store.episode_task[episode] for episode in train_episodes]
         self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.frozen = options.trunk_lr_multiplier == 0
         self.has_unused_parameters = config.video_loss_weight == 0 or config.action_objective == "regression"
@@ -144,6 +146,9 @@ class FinetuneTask(DiffusionTask):
 
     def save_model(self, folder, model, final):
         save_fine_tuned(folder, model, self.processor, self.recipe, final)
+
+    def save_policy(self, folder, model):
+        save_for_rollouts(folder, model, self.processor, self.options.lora)
 
 
 def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:

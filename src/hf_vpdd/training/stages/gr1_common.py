@@ -11,6 +11,7 @@ from ..arguments import DataArguments, Recipe
 from ..augment import InstructionSampler
 from ..image_augment import random_crop
 from ..pictures import grid
+from ..process import process_state
 from .common import frame_indices, main_process_first, rows_of, sentences_with_paraphrases, spread, weights_fingerprint
 from .windows import tensors_only
 
@@ -100,14 +101,12 @@ def frame_features(recipe: Recipe, store, model, processor):
     Raises:
         InputError: the tower is not frozen.
     """
-    from accelerate import PartialState
-
     from ...data.features import encode_frames
     from ...data.frame_store import FrameRows
 
     if not model.config.freeze_image_model:
         raise InputError("cache_features needs a frozen image tower: give image_model, or set it to false")
-    device, vision = PartialState().device, model.config.vision_config
+    device, vision = process_state().device, model.config.vision_config
     size = model.config.pixel_size
     fingerprint = f"{weights_fingerprint(model.image_model)}/{size}/{processor.image_processor.image_mean}"
     fingerprint += f"/{processor.image_processor.image_std}"

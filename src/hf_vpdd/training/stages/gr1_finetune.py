@@ -20,6 +20,7 @@ from .common import (
     require_processor,
     sample_groups,
     save_fine_tuned,
+    save_for_rollouts,
     set_views,
 )
 from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture
@@ -42,7 +43,7 @@ def run_gr1_finetune(recipe: Recipe, store: Any = None) -> Path:
     folder = require_model_folder(recipe.init_from, "finetune")
     check_model_type(folder, "gr1", "finetune --model gr1")
     require_processor(folder)
-    store = open_store(recipe, store)
+    store = open_store(recipe, store, base=None if recipe.options.from_scratch else folder)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
@@ -69,6 +70,7 @@ class Gr1FinetuneTask(Task):
             actions=True, shift=options.resolved_shift(data.image_size), paraphrase_prob=options.paraphrase_prob,
         )  # fmt: skip
         self.num_samples = len(self.windows.train)
+        self.sentences = [store.episode_task[episode] for episode in train_episodes]
         self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.has_unused_parameters = config.video_loss_weight == 0
         self.model = self.policy
@@ -136,6 +138,9 @@ class Gr1FinetuneTask(Task):
 
     def save_model(self, folder, model, final):
         save_fine_tuned(folder, model, self.processor, self.recipe, final)
+
+    def save_policy(self, folder, model):
+        save_for_rollouts(folder, model, self.processor, self.options.lora)
 
 
 def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool, list[str]]:
