@@ -130,7 +130,15 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
 def load_checkpoint(
     output_dir: str | Path, resume: str, identity: dict[str, Any], warn: Callable[[str], None] = print
 ) -> tuple[int, dict[str, Any]] | None:
-    """(step, state) to go on from, or None to start at step 0.
+    """(step, state) to go on from, or None to start at step 0; the arguments are those of `choose_checkpoint`."""
+    folder = choose_checkpoint(output_dir, resume, identity, warn)
+    return None if folder is None else read_state(folder)
+
+
+def choose_checkpoint(
+    output_dir: str | Path, resume: str, identity: dict[str, Any], warn: Callable[[str], None] = print
+) -> Path | None:
+    """The checkpoint folder to go on from, its files compared with what was written; None to start at step 0.
 
     Args:
         resume: "auto" takes the newest valid checkpoint of `output_dir` (damaged ones are passed over with a warning),
@@ -155,9 +163,19 @@ def load_checkpoint(
             raise InputError(
                 f"{folder} belongs to a different run ({listed}): use --resume no to start again, or another folder"
             )
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        return int(content["step"]), state
+        return folder
     return None
+
+
+def read_state(folder: Path, mmap: bool = False) -> tuple[int, dict[str, Any]]:
+    """(step, state) of a checkpoint that was chosen.
+
+    Args:
+        mmap: leave the tensors on the disk until they are looked at: for processes that take a slice of each. Copy
+            them, since the file may be pruned.
+    """
+    step = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["step"]
+    return int(step), torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def remove_checkpoints(output_dir: str | Path, leftovers_only: bool = False) -> None:

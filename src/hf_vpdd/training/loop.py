@@ -23,16 +23,16 @@ from ..errors import InputError
 from ..files import atomic_write_text
 from .arguments import Recipe, TrainArguments
 from .best import BestCheckpoint, read_best
-from .checkpoints import checkpoint_name, load_checkpoint, prune_checkpoints, remove_checkpoints, save_checkpoint
+from .checkpoints import checkpoint_name, prune_checkpoints, remove_checkpoints, save_checkpoint
 from .disk import full_disk_named, require_space
-from .ema import Ema
+from .distributed import hold_model
 from .logs import RunLog
-from .memory_format import to_channels_last
 from .metadata import run_record, write_run_files
 from .nonfinite import save_nonfinite_batch
-from .optimizer import build_optimizer, guarded_step, set_learning_rate
+from .optimizer import set_learning_rate
 from .preflight import check_before_work
 from .process import SignalFlag, torch_threads
+from .processes import join_processes, load_checkpoint_everywhere
 from .rollouts import Rollouts
 from .sampling import step_generator, step_seed
 from .schedules import learning_rate_factor
@@ -81,6 +81,7 @@ class _Run:
         self.task, self.recipe, self.args, self.stop = task, recipe, recipe.train, stop
         self.output_dir = Path(recipe.output_dir)
         check_before_work(recipe)
+        join_processes()
         self.accelerator = Accelerator(
             mixed_precision=self.args.mixed_precision, log_with=tracker_names(self.args.tracker) or None,
             project_config=ProjectConfiguration(str(self.output_dir), str(self.output_dir / "tensorboard")),
@@ -127,33 +128,19 @@ class _Run:
             if not hasattr(model, "activation_checkpointing_enable"):
                 raise InputError(f"train.gradient_checkpointing: {type(model).__name__} does not support it")
             model.activation_checkpointing_enable()
-        model.to(self.device)
-        if args.channels_last:
-            to_channels_last(model)
         if self.device.type == "cpu" and hasattr(model, "set_attn_implementation"):
             # The explicit product trains about twice as fast there as the fused kernel (bfloat16, short sequences).
             model.set_attn_implementation("eager")
-        if args.compile:
-            model.compile()
-        self.task.on_device(self.device, args)
-        if self.task.own_optimizers:
-            if args.gradient_accumulation_steps > 1:
-                raise InputError(
-                    "train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size"
-                )
-            self.model, self.optimizer = model, None
-            self.parameters = [p for p in model.parameters() if p.requires_grad]
-        else:
-            optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
-            self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-            self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ema = None
-        if args.ema_decay:
-            self.ema = Ema(self.bare_model.parameters(), args.ema_decay, args.ema_every, args.ema_start)
+        if self.task.own_optimizers and args.gradient_accumulation_steps > 1:
+            raise InputError("train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size")
+        self.holder = hold_model(self.accelerator, self.task, args)
+        self.holder.prepare()
+        self.model, self.optimizer, self.parameters = self.holder.model, self.holder.optimizer, self.holder.parameters
+        self.ema = self.holder.average()
 
     @property
     def bare_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
+        return self.holder.bare
 
     # ------------------------------------------------------------------------------------------------------ the loop
 
@@ -173,7 +160,7 @@ class _Run:
         cpu_started = time.process_time()
         bar = self.log.bar(self.step)
         metrics: dict[str, float] = {}
-        self.task.train_mode(self.model)
+        self.holder.train_mode()
         saved_at = evaluated_at = -1
         try:
             while self.step < args.steps:
@@ -254,13 +241,13 @@ class _Run:
             for name, value in {"loss": loss.detach(), **logs}.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value.float()
                 self.counts[name] = self.counts.get(name, 0) + 1
-        norm = self.accelerator.clip_grad_norm_(self.parameters, args.clip or float("inf"))
+        norm = self.holder.clip(args.clip or float("inf"))
         self.sums["grad_norm"] = self.sums.get("grad_norm", 0.0) + norm
         self.counts["grad_norm"] = self.counts.get("grad_norm", 0) + 1
         # Gradients are averaged over ranks, so their norm is bad on all of them or on none; a loss is not.
         bad = bad | ~torch.isfinite(norm) if self.accelerator.num_processes == 1 else ~torch.isfinite(norm)
         self.task.before_update(self.bare_model)
-        guarded_step(self.optimizer, bad, self.accelerator.scaler)
+        self.holder.step(bad)
         self._count_step(bad)
 
     def _count_step(self, bad: torch.Tensor) -> None:
@@ -341,9 +328,10 @@ class _Run:
         model = self.bare_model
         model.eval()
         generator = step_generator(self.device, self.args.seed + 1_000_003, 0)
-        with self.ema.swapped() if self.ema else nullcontext(), torch.no_grad(), self.accelerator.autocast():
+        self.holder.collect(self.ema)
+        with self.holder.evaluating(self.ema), torch.no_grad(), self.accelerator.autocast():
             result = self.task.evaluate(model, generator, self.device, final) if self.main else Evaluation()
-        self.task.train_mode(self.model)
+        self.holder.train_mode()
         if result.metrics:
             self.log.metrics({f"val/{k}": float(v) for k, v in result.metrics.items()}, self.step)
             self.log.say(self.step, "  ".join(f"{k} {v:.4g}" for k, v in result.metrics.items()))
@@ -355,9 +343,10 @@ class _Run:
     def _roll_out(self) -> bool:
         """Let the policy act in the simulator; whether that was the best one so far."""
         values = {}
+        self.holder.collect(self.ema)
         if self.main:
             try:
-                with self.ema.swapped() if self.ema else nullcontext():
+                with self.holder.averaged(self.ema):
                     values, films = self.rollouts.play(
                         lambda folder: self.task.save_policy(folder, self.bare_model), self.device, self.step,
                         self.args.progress,
@@ -368,7 +357,7 @@ class _Run:
                 self.log.metrics(values, self.step)
                 self.log.films(films, self.step)
                 self.log.say(self.step, self.rollouts.summary(values))
-            self.task.train_mode(self.model)
+        self.holder.train_mode()
         self.accelerator.wait_for_everyone()
         return self.best.offer(self.step, self._from_main(values))
 
@@ -384,11 +373,11 @@ class _Run:
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()
+        held = self.holder.state(self.ema)
+        self.holder.collect(self.ema)
         if self.main:
             state = {
-                "model": self.bare_model.state_dict(),
-                "ema": self.ema.state_dict() if self.ema else None,
-                "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
+                **held,
                 "task": self.task.state_dict(),
                 "sums": self.sums, "counts": self.counts, "cpu_seconds": self.cpu_seconds,
                 "skipped": [self.skipped, self.in_a_row, self.worst_row, self.last_skipped],
@@ -420,20 +409,17 @@ class _Run:
 
     def _save_model(self, folder: Path, final: bool) -> None:
         """The averaged weights are what is saved; those for resuming are in state.pt."""
-        with self.ema.swapped() if self.ema else nullcontext():
+        with self.holder.averaged(self.ema):
             self.task.save_model(folder, self.bare_model, final)
 
     def _resume(self) -> None:
-        loaded = load_checkpoint(self.output_dir, self.recipe.resume, self.identity, warn=tqdm.write)
+        loaded = load_checkpoint_everywhere(
+            self.accelerator, self.output_dir, self.recipe.resume, self.identity, tqdm.write, self.holder.sharded
+        )
         if loaded is None:
             return
         self.step, state = loaded
-        # state_dict to state_dict of the same class: no key renaming of from_pretrained in between.
-        self.bare_model.load_state_dict(state["model"])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+        self.holder.load_state(state, self.ema)
         self.task.load_state_dict(state["task"])
         self.sums = {k: v.to(self.device) for k, v in state["sums"].items()}
         self.counts, self.cpu_seconds = state["counts"], state["cpu_seconds"]
@@ -446,10 +432,11 @@ class _Run:
 
     def _finish(self, metrics: dict[str, float], wall_seconds: float) -> None:
         self.accelerator.wait_for_everyone()
+        self.holder.collect(self.ema)
         if self.main:
-            model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-            size = sum(p.numel() * p.element_size() for p in model.parameters())
-            with full_disk_named(self.output_dir, size), self.ema.swapped() if self.ema else nullcontext():
+            model = self.holder.final_model()
+            size = sum(p.numel() * p.element_size() for p in self.bare_model.parameters())
+            with full_disk_named(self.output_dir, size), self.holder.averaged(self.ema):
                 self.task.save_model(self.output_dir, model, final=True)
             summary = {
                 "stage": self.recipe.stage, "steps": self.step, "metrics": metrics, "skipped_steps": int(self.skipped),

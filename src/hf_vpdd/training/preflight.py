@@ -10,7 +10,7 @@ from ..errors import InputError
 from .arguments import Recipe
 from .checkpoints import list_checkpoints, refuse_newer
 from .disk import require_writable
-from .process import process_state
+from .processes import join_processes
 from .rollouts import check_rollouts
 from .trackers import require_trackers, tracker_names
 
@@ -40,7 +40,7 @@ def check_before_work(recipe: Recipe) -> None:
 
 def best_device() -> torch.device:
     """What accelerate will train on."""
-    return process_state().device
+    return join_processes().device
 
 
 def check_precision(mixed_precision: str, device: torch.device) -> None:

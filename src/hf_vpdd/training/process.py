@@ -36,15 +36,3 @@ def torch_threads(number: int):
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def process_state():
-    """accelerate's state of this process: device, rank, number of processes.
-
-    `PartialState()` by itself would not look at ACCELERATE_USE_CPU, so that the first to ask would make two processes
-    on CPUs strangers to each other.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import parse_flag_from_env
-
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))

@@ -33,6 +33,7 @@ class Task:
     group_weights: list[float] | None = None
     sentences: list[str] | None = None  # instructions of the training data, of a task that trains a policy
     own_optimizers = False  # the task takes its steps by itself (`step`): the loop builds no optimiser
+    unshardable: str | None = None  # why the model cannot be cut into slices over the processes (FSDP2), if so
 
     def sampler(self, args: TrainArguments, rank: int, world_size: int):
         """What says which samples are in the batch of a step: `sampler.batch(step, micro)` -> int64 indices."""
@@ -40,6 +41,10 @@ class Task:
             self.num_samples, args.batch_size, args.seed, rank, world_size, args.gradient_accumulation_steps,
             self.sample_groups, self.group_weights,
         )  # fmt: skip
+
+    def shared_with_copies(self) -> list[Any]:
+        """Objects that a copy of the model is to share with it: state that training changes and `state_dict` has."""
+        return []
 
     def on_device(self, device: torch.device, args: TrainArguments) -> None:
         """The model has been moved to `device`: make what lives beside it (slow copies, own optimisers)."""
@@ -103,6 +108,9 @@ class DiffusionTask(Task):
     @property
     def scheduler(self):
         return self.model.scheduler
+
+    def shared_with_copies(self) -> list[Any]:
+        return [self.scheduler]
 
     def state_dict(self) -> dict[str, Any]:
         return {"scheduler": self.scheduler.state_dict()}

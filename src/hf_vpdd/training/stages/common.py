@@ -18,7 +18,7 @@ from ...files import atomic_path, file_sha256
 from ..arguments import DataArguments, Recipe
 from ..memory_format import to_channels_last
 from ..preflight import check_data
-from ..process import process_state
+from ..processes import join_processes, main_process_first
 
 
 def open_store(recipe: Recipe, store: Any = None, video_only: bool = False, base: Path | None = None):
@@ -82,11 +82,6 @@ def sample_groups(store, data: DataArguments, positions: np.ndarray) -> tuple[np
         if weight > 0 and not (groups == number).any():
             raise InputError(f"data.weights gives {root} a share of {weight}, but no training frame comes from it")
     return groups, list(data.weights)
-
-
-def main_process_first():
-    """Context in which one process fills a cache before the others read it."""
-    return process_state().main_process_first()
 
 
 def choose_episodes(store, data: DataArguments) -> tuple[list[int], list[int]]:
@@ -218,7 +213,7 @@ def store_codes(
     from ...data.frame_store import FrameRows
     from ...data.tokens import tokenize
 
-    config, device = vqvae.config, process_state().device
+    config, device = vqvae.config, join_processes().device
     if config.clip_frames > 1 and recipe.data.history_stride > 1:
         raise InputError(
             "data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames"

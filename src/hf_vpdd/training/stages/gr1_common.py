@@ -11,8 +11,8 @@ from ..arguments import DataArguments, Recipe
 from ..augment import InstructionSampler
 from ..image_augment import random_crop
 from ..pictures import grid
-from ..process import process_state
-from .common import frame_indices, main_process_first, rows_of, sentences_with_paraphrases, spread, weights_fingerprint
+from ..processes import join_processes, main_process_first
+from .common import frame_indices, rows_of, sentences_with_paraphrases, spread, weights_fingerprint
 from .windows import tensors_only
 
 
@@ -106,7 +106,7 @@ def frame_features(recipe: Recipe, store, model, processor):
 
     if not model.config.freeze_image_model:
         raise InputError("cache_features needs a frozen image tower: give image_model, or set it to false")
-    device, vision = process_state().device, model.config.vision_config
+    device, vision = join_processes().device, model.config.vision_config
     size = model.config.pixel_size
     fingerprint = f"{weights_fingerprint(model.image_model)}/{size}/{processor.image_processor.image_mean}"
     fingerprint += f"/{processor.image_processor.image_std}"
