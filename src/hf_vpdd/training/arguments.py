@@ -413,7 +413,9 @@ def _check_sub_configs(cls: type, section: dict, source: str, where: str) -> Non
                 )
             sub_class = CONFIG_MAPPING[kind]
         aliases = getattr(sub_class, "attribute_map", {})
-        _refuse_unknown(inner, {*_field_names(sub_class), *aliases}, source, f"{place} ({sub_class.__name__})")
+        _refuse_unknown(
+            inner, {*_field_names(sub_class), *aliases, "model_type"}, source, f"{place} ({sub_class.__name__})"
+        )
         _check_sub_configs(sub_class, inner, source, place)
 
 

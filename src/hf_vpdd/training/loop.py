@@ -131,6 +131,10 @@ class _Run:
         if self.device.type == "cpu" and hasattr(model, "set_attn_implementation"):
             # The explicit product trains about twice as fast there as the fused kernel (bfloat16, short sequences).
             model.set_attn_implementation("eager")
+        if self.task.own_optimizers and args.mixed_precision == "fp16":
+            raise InputError(
+                "train.mixed_precision fp16: this stage takes its own steps, without loss scaling; use bf16"
+            )
         if self.task.own_optimizers and args.gradient_accumulation_steps > 1:
             raise InputError("train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size")
         self.holder = hold_model(self.accelerator, self.task, args)

@@ -31,6 +31,7 @@ from .common import (
     store_codes,
     weights_fingerprint,
 )
+from .pretrain import forecast_videos
 from .windows import Windows, tensors_only
 
 
@@ -66,6 +67,7 @@ class FinetuneTask(DiffusionTask):
             self.policy, from_policy = build_policy(recipe, folder, store)
         config = self.policy.config
         train_episodes, held_out = choose_episodes(store, data)
+        self.held_out = held_out
         vqvae = self.policy.model.vqvae
         fingerprint = weights_fingerprint(vqvae)
         codes = store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size)
@@ -142,7 +144,11 @@ class FinetuneTask(DiffusionTask):
             for name, error in _errors(actions, batch["action"], processor.action_layout).items():
                 sums[name] = sums.get(name, 0.0) + (error.double() * real).sum()
         errors = {name: float(error / real_steps) for name, error in sums.items()}
-        return Evaluation({"loss": float(total / len(self.windows.val)), **errors})
+        videos = {}
+        if self.policy.config.action_objective == "diffusion" and self.policy.config.video_loss_weight > 0:
+            number = self.recipe.train.eval_videos
+            videos = forecast_videos(self.policy, self.windows, self.held_out, number, device)
+        return Evaluation({"loss": float(total / len(self.windows.val)), **errors}, videos=videos)
 
     def save_model(self, folder, model, final):
         save_fine_tuned(folder, model, self.processor, self.recipe, final)

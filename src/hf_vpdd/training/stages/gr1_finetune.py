@@ -23,7 +23,7 @@ from .common import (
     save_for_rollouts,
     set_views,
 )
-from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture
+from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture, prediction_videos
 
 
 # What a video model does not have: it starts random. `views.0` came through video, the other cameras did not.
@@ -61,6 +61,7 @@ class Gr1FinetuneTask(Task):
             self.policy, from_policy, missing = build_policy(recipe, folder, store)
         config = self.policy.config
         train_episodes, held_out = choose_episodes(store, data)
+        self.held_out = held_out
         self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
         features = None
         if options.cache_features:
@@ -118,7 +119,9 @@ class Gr1FinetuneTask(Task):
         if not video:
             return Evaluation(metrics)
         picture = prediction_picture(self.windows, self._forecast, self.options.picture_samples, device)
-        return Evaluation(metrics | score.metrics(), {"prediction": picture})
+        number = self.recipe.train.eval_videos
+        videos = prediction_videos(self.windows, self._forecast, self.held_out, number, device)
+        return Evaluation(metrics | score.metrics(), {"prediction": picture}, videos)
 
     def _errors(self, output, truth: torch.Tensor) -> dict[str, torch.Tensor]:
         """How far off each action is, (B, T, chunk)."""
