@@ -5,6 +5,7 @@ from pathlib import Path
 
 from hf_vpdd.provenance import source_revision
 from hf_vpdd.training import load_recipe
+from hf_vpdd.training.best import METRICS
 from hf_vpdd.training.checkpoints import list_checkpoints
 
 
@@ -15,6 +16,9 @@ def check_records(folder: Path, stage: str, dataset: str | None = None, seed: in
     Args:
         dataset: fingerprint of the store; None: any.
     """
+    summary = folder / "training.json"
+    metrics = json.loads(summary.read_text())["metrics"] if summary.is_file() else {}
+    assert METRICS[stage][0] in metrics, "what the best checkpoint is chosen by must be measured"
     checkpoints = list_checkpoints(folder)
     assert checkpoints, f"{stage} has written no checkpoint"
     for place in (folder, *checkpoints):

@@ -141,6 +141,12 @@ def test_only_policies_roll_out():
     assert load_recipe("finetune", BASE, rollout_every=100, rollout_tasks="mt10").train.rollout_tasks == ["mt10"]
 
 
+def test_an_option_given_twice_is_no_guess():
+    for first, second in (("--steps", "--train.steps"), ("--steps", "--steps"), ("--model.hidden_size",) * 2):
+        with pytest.raises(InputError, match=f"{first} and {second} are the same option"):
+            parse_command_line("finetune", ["--output_dir", "o", "--root", "d", first, "8", f"{second}=9"])
+
+
 def test_a_key_given_twice_is_no_guess(tmp_path):
     (tmp_path / "r.yaml").write_text("output_dir: o\ndata: {root: d}\ntrain:\n  steps: 3\n  seed: 1\n  steps: 4\n")
     with pytest.raises(InputError, match="'steps' is given twice in line 6"):

@@ -45,13 +45,13 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_checkpoint_before_it(tmp_
 
     real = torch.save
 
-    def full(state, path, *more, **options):
-        if place == "state" and "000010" in str(path):
-            Path(path).write_bytes(b"half of it")
+    def full(state, file, *more, **options):
+        if place == "state" and "000010" in file.name:
+            file.write(b"half of it")
             raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed") from OSError(
                 errno.ENOSPC, "No space left on device"
             )
-        return real(state, path, *more, **options)
+        return real(state, file, *more, **options)
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(InputError, match=r"the disk is full. About [\d,]+ bytes .* [\d,]+ bytes .* are free") as error:

@@ -256,7 +256,7 @@ def test_bad_input_is_named(road, tmp_path):
         load_recipe("gr1_finetune", config, cache_features=True, random_shift=2)
     with pytest.raises(InputError, match="use the option predict_ahead of gr1_finetune"):
         load_recipe("gr1_finetune", config, {"model.predict_ahead": 2})
-    with pytest.raises(InputError, match="has cameras .* the recipe says"):
+    with pytest.raises(InputError, match="looks through .*, data.camera is corner2"):
         one = write_dataset(tmp_path / "one", episodes_per_task=2)
         options = {"root": str(one), "camera": "corner2", "init_from": str(road["gr1_finetune"])}
         run_gr1_finetune(load_recipe("gr1_finetune", config, options, output_dir=str(tmp_path / "c")))

@@ -35,14 +35,23 @@ def road(tmp_path_factory):
     return {"config": config, "plain": plain, "root": root}
 
 
-@pytest.mark.parametrize("option", ["gradient_checkpointing", "compile", "channels_last"])
+@pytest.mark.parametrize("option", ["gradient_checkpointing", "channels_last"])
 def test_a_stage_with_it_has_the_losses_of_one_without(road, tmp_path, option):
-    if option == "compile" and shutil.which("g++") is None:
-        pytest.skip("torch.compile needs a C++ compiler on the CPU")
     value = option != "channels_last"  # which is on by default
     folder = run_pretrain(load_recipe("pretrain", road["config"], {option: value, "output_dir": str(tmp_path)}))
     assert len(losses(folder)) == 3
     torch.testing.assert_close(losses(folder), losses(road["plain"]), rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+def test_compiled_a_run_has_the_losses_of_one_without(tmp_path):
+    """Of a toy: the kernels of a whole stage take minutes to compile."""
+    settings = {"steps": 4, "save_every": 0, "log_every": 1, "eval_every": 0}
+    for name in ("plain", "compile"):
+        task = ToyTask(plain=True)
+        train(task, toy_recipe(tmp_path / name, compile=name == "compile", **settings))
+        assert (task.model._compiled_call_impl is not None) == (name == "compile")
+    torch.testing.assert_close(losses(tmp_path / "compile"), losses(tmp_path / "plain"), rtol=1e-4, atol=1e-6)
 
 
 def test_bf16_stays_near(road, tmp_path):

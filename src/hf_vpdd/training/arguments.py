@@ -23,6 +23,7 @@ config's own fields here.
 import argparse
 import dataclasses
 import difflib
+import sys
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,6 +195,7 @@ def recipe_family(config: str | Path | dict | None, source: str = "the recipe") 
 def parse_command_line(stage: str, argv: list[str] | None = None, description: str | None = None) -> Recipe:
     """The recipe of a training script: `--config recipe.yaml` plus `--key value` overrides."""
     parser = build_parser(stage, description)
+    _refuse_twice(parser, sys.argv[1:] if argv is None else argv)
     namespace, unknown = parser.parse_known_args(argv)
     nested = {}
     while len(unknown) > 1 and unknown[0].startswith("--model.") and unknown[0].count(".") > 1:
@@ -206,6 +208,19 @@ def parse_command_line(stage: str, argv: list[str] | None = None, description: s
     given = {key: value for key, value in {**vars(namespace), **nested}.items() if value is not None}
     given.pop("model", None)  # the family, by which the script chose `stage`
     return load_recipe(stage, given.pop("config", None), given)
+
+
+def _refuse_twice(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """An option that is given twice, under one name or two (--steps, --train.steps): argparse would take the last."""
+    places = {name: action.dest for action in parser._actions for name in action.option_strings}
+    seen: dict[str, str] = {}
+    for word in words:
+        name = word.split("=")[0]
+        place = places.get(name, name if name.startswith("--model.") else None)
+        if place is not None and place in seen:
+            raise InputError(f"{seen[place]} and {name} are the same option: give it once")
+        if place is not None:
+            seen[place] = name
 
 
 def _script(stage: str) -> str:

@@ -62,7 +62,8 @@ def save_checkpoint(
     final = Path(output_dir) / checkpoint_name(step)
     with full_disk_named(output_dir, tensor_bytes(state)), atomic_path(final) as temporary:
         temporary.mkdir(parents=True)
-        torch.save(state, temporary / "state.pt")
+        with open(temporary / "state.pt", "wb") as file:  # by itself torch would not say why a write failed
+            torch.save(state, file)
         if write_extra is not None:
             write_extra(temporary)
         files = {

@@ -69,7 +69,7 @@ def full_disk_named(folder: str | os.PathLike, needed: int) -> Iterator[None]:
         raise
     except Exception as error:
         free = free_bytes(folder)
-        if not _says_full(error) and min(before, free) >= needed:
+        if not _says_full(error) and (isinstance(error, OSError) or min(before, free) >= needed):
             raise
         raise InputError(
             f"{folder}: the disk is full. About {_size(needed)} were to be written, {_size(free)} are free now: "

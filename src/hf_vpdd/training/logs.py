@@ -52,7 +52,7 @@ class RunLog:
         atomic_write_text(self.path, "".join(kept))
         config = {**self.recipe.flat(), "stage": self.recipe.stage, "git_revision": str(record["git_revision"])}
         config |= {f"fingerprint.{name}": value for name, value in record["fingerprints"].items()}
-        self.trackers.start(config, resumed=step > 0)
+        self.trackers.start(config, step)
 
     def bar(self, step: int) -> tqdm:
         """Steps done and to come, steps/s, time left; `show` adds the rest."""

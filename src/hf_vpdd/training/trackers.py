@@ -56,12 +56,14 @@ class Trackers:
         self.accelerator, self.names = accelerator, names
         self.project, self.run_name, self.output_dir = project, run_name, output_dir
 
-    def start(self, config: dict[str, Any], resumed: bool) -> None:
-        """Begin the run, or go on with the one that a resumed training began."""
+    def start(self, config: dict[str, Any], step: int) -> None:
+        """Begin the run, or go on from `step` with the one that a resumed training began."""
         if not self.names:
             return
-        identity = self._identity(resumed)
+        identity = self._identity(resumed=step > 0)
         options = {
+            # steps after the checkpoint are repeated: what was drawn of them goes
+            "tensorboard": {"purge_step": step + 1} if step else {},
             "trackio": {"name": f"{self.run_name}-{identity}", "resume": "allow", "embed": False},
             "wandb": {"name": self.run_name, "id": identity, "resume": "allow", "dir": str(self.output_dir)},
         }

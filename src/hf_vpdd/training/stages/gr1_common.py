@@ -189,7 +189,7 @@ def prediction_videos(
 
     def columns(positions: np.ndarray) -> list[np.ndarray]:
         rows = prediction_frames(windows, predict, positions, device)
-        return [np.stack(column) for column in zip(*rows, strict=True)] or [np.zeros((0, 8, 8, 3), np.uint8)]
+        return [np.stack(column) for column in zip(*rows, strict=True)]
 
     return episode_videos(windows.store, held_out, number, columns, "prediction")
 
