@@ -39,7 +39,12 @@ class Server:
         return json.loads(self.process.stdout.readline())
 
     def start(self, folder: Path, *arguments: str, processes: int = 1) -> "Run":
+        """A toy, see `tests.training.toy`."""
         return Run(self, folder, [str(folder), *arguments], processes)
+
+    def finetune(self, folder: Path, config: Path, *arguments: str) -> "Run":
+        """The real thing: what training/finetune.py does with this recipe."""
+        return Run(self, folder, ["finetune", "--config", str(config), "--output_dir", str(folder), *arguments], 1)
 
 
 class Run:
@@ -99,6 +104,8 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         if "arguments" in request:
+            if request["arguments"][0] == "finetune":
+                import hf_vpdd.training.stages.finetune  # noqa: F401
             pid = os.fork()
             if pid == 0:
                 run(toy, request)
@@ -129,7 +136,13 @@ def run(toy, request: dict) -> None:
     os.environ.update(request["environment"])
     code = 1
     try:
-        toy.main(request["arguments"])
+        first, *rest = request["arguments"]
+        if first == "finetune":
+            from hf_vpdd.training import parse_command_line, run_finetune
+
+            run_finetune(parse_command_line("finetune", rest))
+        else:
+            toy.main([first, *rest])
         code = 0
     except SystemExit as error:
         code = error.code

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
+from hf_vpdd.training import load_recipe, run_pretrain, run_vqvae
 from hf_vpdd.training.checkpoints import check_checkpoint, list_checkpoints
 from hf_vpdd.training.loop import train
 
 from .killable import Server
+from .small_data import experiment, write_dataset
 from .toy import ToyTask, toy_recipe
 
 
@@ -126,6 +129,29 @@ def test_sigterm_saves_and_leaves_with_143(server, tmp_path, processes):
     server.start(folder, *options(save_every=1000, init_seed=7), processes=processes).finish()
     whole.finish()
     assert_same_run(folder, tmp_path / "whole")
+
+
+def test_a_real_policy_with_adapters_survives_as_the_toy_does(server, tmp_path):
+    """VPDD on a small recording: bf16, average, adapters, importance of noise levels; killed, then resumed."""
+    config = experiment(write_dataset(tmp_path / "data", episodes_per_task=2), tmp_path / "out")
+    config["train"] |= {"steps": 1, "save_every": 0, "eval_every": 0, "eval_samples": 4, "tracker": "none"}
+    run_vqvae(load_recipe("vqvae", config))
+    run_pretrain(load_recipe("pretrain", config))
+    config["train"] |= {"steps": 12, "save_every": 2, "log_every": 1, "eval_every": 6, "eval_videos": 0}
+    config["model"] |= {"loss_type": "vb", "full_mask_fraction": 0.0}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(config))
+    whole = server.finetune(tmp_path / "whole", tmp_path / "recipe.yaml", "--lora", "true")
+    killed = tmp_path / "killed"
+    run = server.finetune(killed, tmp_path / "recipe.yaml", "--lora", "true")
+    run.until(lambda: newest_step(killed) >= 2)
+    run.kill()
+    assert 2 <= newest_step(killed) < 12
+    server.finetune(killed, tmp_path / "recipe.yaml", "--lora", "true").finish()
+    whole.finish()
+    assert float(newest_state(killed)["task"]["scheduler"]["Lt_count"].sum()) > 0
+    assert_same_run(killed, tmp_path / "whole")
+    adapters = [load_file(f / "adapter" / "adapter_model.safetensors") for f in (killed, tmp_path / "whole")]
+    assert_equal(*adapters)
 
 
 @pytest.mark.parametrize("damage", ["cut", "changed", "missing"])
