@@ -41,11 +41,14 @@ class RunLog:
             return
         write_run_files(self.output_dir, record)
         (self.output_dir / "training.json").unlink(missing_ok=True)
-        kept = []
+        kept, last = [], self.recipe.train.steps
         if step and self.path.is_file():  # lines after the checkpoint are about steps that will be repeated
             for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
-                    if json.loads(line)["step"] <= step:
+                    values = json.loads(line)
+                    # A finished run is evaluated once more, after its last checkpoint.
+                    repeated = values["step"] == last and any(key.startswith("val/") for key in values)
+                    if values["step"] <= step and not repeated:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):
                     continue
