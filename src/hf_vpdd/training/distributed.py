@@ -163,7 +163,7 @@ class ShardedModel(WholeModel):
             raise InputError("FSDP 1 is not supported: set fsdp_version to 2, as recipes/accelerate/fsdp2.yaml does")
         if plugin.transformer_cls_names_to_wrap is None:
             plugin.transformer_cls_names_to_wrap = wrap_classes(self.task.model)
-        if self.args.mixed_precision == "bf16":
+        if self.args.mixed_precision == "bf16" and self.task.half_weights:
             from torch.distributed.fsdp import MixedPrecisionPolicy
 
             # Weights travel as bfloat16, gradients are summed in float32. Inputs are left alone: labels are among
@@ -171,19 +171,30 @@ class ShardedModel(WholeModel):
             plugin.mixed_precision_policy = MixedPrecisionPolicy(
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False
             )
+        else:  # what accelerate put there would cast weights and inputs
+            plugin.mixed_precision_policy = None
         return plugin
 
     def prepare(self) -> None:
-        # The slices of a convolution in channels-last order would not be contiguous, which FSDP2 refuses.
+        from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
         shared = {id(thing): thing for thing in self.task.shared_with_copies()}
         trained = copy.deepcopy(self.bare, shared)
         self.task.on_device(self.device, self.args)
         if not self.accelerator.is_main_process:
             self.bare.to("meta")
         trained.to(self.device)
+        for p in trained.parameters():  # FSDP2 refuses the channels-last order of convolutions
+            p.data = p.data.contiguous()
+        # accelerate asks for them, to cut them apart from the rest; not all of these networks begin with a table.
+        trained.get_input_embeddings = trained.get_output_embeddings = lambda: None
         optimizer = build_optimizer(trained, self.args, self.task.learning_rate_multipliers)
         self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                for name in getattr(module, "weight_methods", ()):
+                    register_fsdp_forward_method(module, name)
 
     def train_mode(self) -> None:
         self.task.train_mode(self.bare)

@@ -113,11 +113,13 @@ class _Run:
 
     def _changeable(self) -> set[str]:
         """Options that may differ between a run and its resumption. A constant schedule can also be prolonged; the
-        others depend on the number of steps from the start."""
+        others depend on the number of steps from the start. The number of processes may differ too, if a step keeps
+        its number of samples, which is compared."""
         names = (
             "save_every keep_last keep_best log_every eval_every eval_samples eval_videos max_nonfinite tracker "
             "tracker_project run_name progress num_threads compile gradient_checkpointing channels_last rollout_every "
-            "rollout_episodes rollout_tasks rollout_protocol rollout_max_steps rollout_workers rollout_videos"
+            "rollout_episodes rollout_tasks rollout_protocol rollout_max_steps rollout_workers rollout_videos "
+            "batch_size gradient_accumulation_steps"
         ).split()
         names += ["steps"] if self.args.schedule == "constant" else []
         return {f"train.{name}" for name in names} | {"data.root", "data.cache_dir"}

@@ -33,6 +33,7 @@ class Task:
     group_weights: list[float] | None = None
     sentences: list[str] | None = None  # instructions of the training data, of a task that trains a policy
     own_optimizers = False  # the task takes its steps by itself (`step`): the loop builds no optimiser
+    half_weights = True  # with bf16 and FSDP2 weights may be gathered in bfloat16: nothing counts on float32 ones
     unshardable: str | None = None  # why the model cannot be cut into slices over the processes (FSDP2), if so
 
     def sampler(self, args: TrainArguments, rank: int, world_size: int):

@@ -99,6 +99,8 @@ class Objective(nn.Module):
 
 
 class ValueTask(Task):
+    half_weights = False  # the heads compute in float32
+
     def __init__(self, recipe: Recipe, store):
         from ...data.goals import GoalSampler
         from ...data.instruction_goals import InstructionGoals
