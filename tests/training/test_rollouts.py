@@ -9,12 +9,23 @@ import torch
 from safetensors.torch import load_file
 
 from hf_vpdd.errors import InputError
-from hf_vpdd.training import load_recipe, read_best, run_finetune, run_pretrain, run_vqvae
+from hf_vpdd.training import (
+    load_recipe,
+    read_best,
+    run_finetune,
+    run_gr1_finetune,
+    run_gr1_pretrain,
+    run_offline_rl,
+    run_pretrain,
+    run_vqvae,
+)
 from hf_vpdd.training.rollouts import FIRST_SEED, Rollouts, check_rollouts, untouched_random_state
 from hf_vpdd.training.train_arguments import TrainArguments
 
+from .gr1_data import gr1_experiment
 from .small_data import TASKS, experiment, write_dataset
 from .toy import toy_recipe
+from .vptr_data import vptr_experiment
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +72,26 @@ def test_one_episode_of_meta_world_during_training_changes_no_weight(road, tmp_p
     assert json.loads((folder / "summary.json").read_text())["episodes"] == 1
     assert list(folder.rglob("*.mp4")) and not (folder / ".policy").exists()
     assert read_best(tmp_path / "with")["metric"] == "rollout/success"
+
+
+def test_gr1_plays_too(tmp_path):
+    pytest.importorskip("metaworld")
+    config = gr1_experiment(write_dataset(tmp_path / "data", episodes_per_task=2), tmp_path / "out")
+    config["data"]["camera"] = "corner2"
+    config["train"]["steps"] = 1
+    run_gr1_pretrain(load_recipe("gr1_pretrain", config))
+    folder = run_gr1_finetune(load_recipe("gr1_finetune", config, {**ROLLOUTS, "rollout_every": 1}))
+    assert (folder / "rollouts" / "000001" / "summary.json").is_file()
+
+
+def test_v_ptr_plays_too(tmp_path):
+    pytest.importorskip("metaworld")
+    config = vptr_experiment(write_dataset(tmp_path / "data", episodes_per_task=2), tmp_path / "out")
+    # a policy of V-PTR knows its tasks by number: the default, the tasks of the data, is what it can play
+    rollouts = {name: value for name, value in ROLLOUTS.items() if name != "rollout_tasks"}
+    settings = {**rollouts, "rollout_every": 1, "steps": 1, "init": "scratch"}
+    folder = run_offline_rl(load_recipe("offline_rl", config, settings))
+    assert json.loads((folder / "rollouts" / "000001" / "summary.json").read_text())["episodes"] == 2
 
 
 def test_the_default_tasks_are_those_of_the_training_data(tmp_path):
