@@ -10,10 +10,14 @@ from hf_vpdd.training.arguments import (
     FAMILIES,
     STAGES,
     build_parser,
+    config_class,
+    config_fields,
     load_recipe,
     parse_command_line,
     recipe_family,
+    set_elsewhere,
 )
+from hf_vpdd.training.config_help import field_help
 
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
@@ -213,3 +217,20 @@ def test_every_option_has_a_help_line(stage):
     for action in build_parser(stage)._actions:
         assert action.help, action.option_strings
         assert action.metavar or not action.option_strings or action.nargs == 0, action.option_strings
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_explains_the_fields_of_the_model(stage):
+    cls = config_class(stage)
+    told = field_help(cls)
+    fields = [name for name in config_fields(cls) if name not in set_elsewhere(stage)]
+    assert set(told) <= set(config_fields(cls))
+    assert sum(name in told for name in fields) >= len(fields) - 2
+    assert not any("`" in words for words in told.values())
+
+
+def test_a_field_in_the_middle_of_another_ones_line_is_found():
+    told = field_help(config_class("pretrain"))
+    assert told["num_views"] == "Cameras, each with its own code grid."
+    assert told["history_frames"] == "Frames of one history clip."
+    assert told["trunk_heads"] == told["hidden_size"] and "CLIPTextConfig" not in told["text_config"]

@@ -33,6 +33,7 @@ import yaml
 
 from ..errors import InputError
 from .best import BestCheckpoint
+from .config_help import field_help
 from .families import (
     FAMILIES,
     FAMILY_OF,
@@ -267,6 +268,7 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
     group = parser.add_argument_group(
         f"model: fields of {cls.__name__} (of a sub-config: --model.text_config.hidden_size 64)"
     )
+    told = field_help(cls)
     for f in config_fields(cls).values():
         if f.name in set_elsewhere(stage):
             continue
@@ -275,7 +277,7 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
             f"--model.{f.name}",
             dest=f"model.{f.name}",
             metavar="VALUE",
-            help=f"[default: {default}]".replace("%", "%%"),
+            help=f"{told.get(f.name, '')} [default: {default}]".strip().replace("%", "%%"),
         )
     return parser
 
