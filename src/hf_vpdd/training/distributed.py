@@ -35,6 +35,11 @@ def hold_model(accelerator, task: Task, args: TrainArguments) -> "WholeModel":
     return ShardedModel(accelerator, task, args)
 
 
+def accelerate_precision(args: TrainArguments) -> str:
+    """What accelerate is to be told. Under DeepSpeed nothing: it would train in bfloat16 alone, without autocast."""
+    return "no" if _asked_for("DEEPSPEED") else args.mixed_precision
+
+
 def _asked_for(engine: str) -> bool:
     return os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true"
 
@@ -51,7 +56,8 @@ class WholeModel:
     """Each process has all of the model; with several of them gradients are averaged (DDP).
 
     Attributes:
-        model: what the loss is computed with, wrapped. bare: the task's own model, for evaluation and saving.
+        model: what the loss is computed with, wrapped. bare: the task's own model, for evaluation and saving. trained:
+            what `model` wraps.
         optimizer, parameters: of the loop; None and all trainable ones for a task that has optimisers of its own.
     """
 
@@ -60,7 +66,7 @@ class WholeModel:
     def __init__(self, accelerator, task: Task, args: TrainArguments):
         self.accelerator, self.task, self.args = accelerator, task, args
         self.device = accelerator.device
-        self.bare = task.model
+        self.bare = self.trained = task.model
 
     def prepare(self) -> None:
         """Put the model on its device and build the optimiser."""
@@ -82,11 +88,20 @@ class WholeModel:
     def average(self) -> Ema | None:
         """The moving average that `args` ask for."""
         args = self.args
-        parameters = self.bare.parameters() if not self.sharded else self.model.parameters()
-        return Ema(parameters, args.ema_decay, args.ema_every, args.ema_start) if args.ema_decay else None
+        return (
+            Ema(self.trained.parameters(), args.ema_decay, args.ema_every, args.ema_start) if args.ema_decay else None
+        )
 
     def train_mode(self) -> None:
         self.task.train_mode(self.model)
+
+    def no_sync(self):
+        """Context for the forward and backward of all micro-batches but a step's last."""
+        return self.accelerator.no_sync(self.model)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """`last`: of the micro-batches of a step."""
+        self.accelerator.backward(loss)
 
     def clip(self, largest: float) -> torch.Tensor:
         """Scale the gradients to a norm of at most `largest`; returns the norm before, 0-dim, the same everywhere."""
@@ -190,6 +205,7 @@ class ShardedModel(WholeModel):
         trained.get_input_embeddings = trained.get_output_embeddings = lambda: None
         optimizer = build_optimizer(trained, self.args, self.task.learning_rate_multipliers)
         self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
+        self.trained = self.model
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
@@ -198,7 +214,7 @@ class ShardedModel(WholeModel):
 
     def train_mode(self) -> None:
         self.task.train_mode(self.bare)
-        for trained, told in zip(self.model.modules(), self.bare.modules(), strict=True):
+        for trained, told in zip(self.trained.modules(), self.bare.modules(), strict=True):
             trained.training = told.training
 
     def clip(self, largest: float) -> torch.Tensor:
@@ -225,15 +241,17 @@ class ShardedModel(WholeModel):
     def _whole_average(self, ema: Ema) -> list[torch.Tensor | None]:
         return [self._whole(_like(mine, p)) for mine, p in zip(ema.shadow, ema.parameters, strict=True)]
 
+    def _weights(self) -> dict[str, torch.Tensor | None]:
+        return {name: self._whole(value) for name, value in self.trained.state_dict().items()}
+
     def state(self, ema: Ema | None) -> dict[str, Any]:
-        weights = {name: self._whole(value) for name, value in self.model.state_dict().items()}
         optimizer = self.optimizer.state_dict()
         moments = {
             number: {name: self._whole(value) for name, value in entry.items()}
             for number, entry in optimizer["state"].items()
         }
         average = {"updates": ema.updates, "shadow": self._whole_average(ema)} if ema else None
-        return {"model": weights, "ema": average, "optimizer": {**optimizer, "state": moments}}
+        return {"model": self._weights(), "ema": average, "optimizer": {**optimizer, "state": moments}}
 
     def load_state(self, state: dict[str, Any], ema: Ema | None) -> None:
         mine = self.model.state_dict()
@@ -256,15 +274,13 @@ class ShardedModel(WholeModel):
             ema.load_state_dict({"updates": state["ema"]["updates"], "shadow": shadow})
 
     def collect(self, ema: Ema | None) -> None:
-        averaged = {}
+        weights = self._weights()
         if ema:
-            averaged = {id(p): mine for p, mine in zip(ema.parameters, self._whole_average(ema), strict=True)}
-        names = {name: id(p) for name, p in self.model.named_parameters(remove_duplicate=False)}
-        own = self.bare.state_dict()
-        for name, value in self.model.state_dict().items():
-            whole = averaged[names[name]] if names.get(name) in averaged else self._whole(value)
-            if whole is not None:
-                own[name].copy_(whole)
+            names = {id(p): name for name, p in self.trained.named_parameters()}
+            averages = self._whole_average(ema)
+            weights |= {names[id(p)]: mine for p, mine in zip(ema.parameters, averages, strict=True)}
+        if self.accelerator.is_main_process:
+            self.bare.load_state_dict(weights)
 
     def averaged(self, ema: Ema | None):
         return nullcontext()

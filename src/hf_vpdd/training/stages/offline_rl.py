@@ -106,9 +106,7 @@ class OfflineRLTask(Task):
         )  # fmt: skip
         self._freeze()
         self.own_optimizers = options.objective == "cql"
-        self.unshardable = (
-            "V-PTR's policy has a single number for a weight (its temperature), and CQL its own optimisers"
-        )
+        self.unshardable = "V-PTR's policy has a 0-dim weight (its temperature), and CQL its own optimisers"
         self.model = self.policy if self.own_optimizers else Cloning(self.policy)
         self.fingerprints = {
             "dataset": store.fingerprint, "prior": ",".join(map(str, split.prior)),
