@@ -140,6 +140,8 @@ class _Run:
         if self.task.own_optimizers and args.gradient_accumulation_steps > 1:
             raise InputError("train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size")
         self.holder = hold_model(self.accelerator, self.task, args)
+        if self.holder.sharded and args.mixed_precision == "fp16":
+            raise InputError("train.mixed_precision fp16 does not go with FSDP2 or DeepSpeed here: use bf16")
         self.holder.prepare()
         self.model, self.optimizer, self.parameters = self.holder.model, self.holder.optimizer, self.holder.parameters
         self.ema = self.holder.average()
