@@ -111,7 +111,7 @@ class WholeModel:
 
     def step(self, bad: torch.Tensor) -> None:
         """One step of the optimiser unless `bad`, a 0-dim bool that is the same everywhere."""
-        guarded_step(self.optimizer, bad)
+        guarded_step(self.optimizer, bad, self.accelerator.scaler)
 
     def state(self, ema: Ema | None) -> dict[str, Any]:
         """What resuming needs of weights, average and optimiser. All processes call it, the main one gets it."""
@@ -165,8 +165,6 @@ class ShardedModel(WholeModel):
             )
         if args.compile:
             raise InputError("--compile does not go together with FSDP2 or DeepSpeed: leave it out")
-        if args.mixed_precision == "fp16":
-            raise InputError("train.mixed_precision fp16 does not go together with FSDP2 or DeepSpeed: use bf16")
         self.plugin = self._plugin()
 
     def _plugin(self):
@@ -234,7 +232,7 @@ class ShardedModel(WholeModel):
         from torch.distributed.tensor.experimental import implicit_replication
 
         with implicit_replication():  # `bad`, an ordinary tensor, meets sliced ones in the fused kernel
-            guarded_step(self.optimizer, bad)
+            guarded_step(self.optimizer, bad, self.accelerator.scaler)
 
     # ----------------------------------------------------------------------------------- whole tensors, one at a time
 

@@ -14,10 +14,11 @@ from .sampling import IndexSampler
 
 @dataclass
 class Evaluation:
-    """Held-out metrics, and pictures as uint8 (H, W, 3)."""
+    """Held-out metrics, pictures as uint8 (H, W, 3), videos as uint8 (T, H, W, 3)."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    videos: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Task:
@@ -30,6 +31,7 @@ class Task:
     learning_rate_multipliers: dict[str, float] | None = None  # parameter name prefix -> multiplier
     sample_groups: np.ndarray | None = None  # int (num_samples,), and the share of each group: see IndexSampler
     group_weights: list[float] | None = None
+    sentences: list[str] | None = None  # instructions of the training data, of a task that trains a policy
     own_optimizers = False  # the task takes its steps by itself (`step`): the loop builds no optimiser
     half_weights = True  # with bf16 and FSDP2 weights may be gathered in bfloat16: nothing counts on float32 ones
     unshardable: str | None = None  # why the model cannot be cut into slices over the processes (FSDP2), if so
@@ -88,6 +90,10 @@ class Task:
     def save_model(self, folder: Path, model: nn.Module, final: bool) -> None:
         """Write what users load. `final` is False inside a checkpoint."""
         raise NotImplementedError
+
+    def save_policy(self, folder: Path, model: nn.Module) -> None:
+        """Write a policy for rollouts that `RobotPolicy.from_pretrained` loads without anything else."""
+        self.save_model(folder, model, final=False)
 
     def state_dict(self) -> dict[str, Any]:
         """State besides weights and optimiser that training changes."""

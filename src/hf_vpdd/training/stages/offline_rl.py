@@ -95,6 +95,7 @@ class OfflineRLTask(Task):
         prior, target = training_rows(store, split, data)
         self.prior, self.rows = len(prior), np.concatenate((prior, target))
         self.num_samples = len(self.rows)
+        self.sentences = self.tasks
         self.sample_groups, self.group_weights = prior_groups(store, data, prior)
         known = [e for e in split.held_out if store.episode_task[e] in table]
         self.held_out = spread(frame_indices(store, known), recipe.train.eval_samples)
