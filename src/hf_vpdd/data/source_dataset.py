@@ -23,6 +23,7 @@ from .lerobot import IMAGE_PREFIX, EpisodeTable
 
 
 _AXES = ["height", "width", "channels"]
+SKIP_HINT = "repair it, or convert the others: hf-vpdd convert dataset --skip-bad"
 _ROUNDING = 1e-5  # of actions that are at their limit
 
 
@@ -93,7 +94,7 @@ class SourceDataset:
                 kept.append((number, length, sentence))
             except InputError as error:
                 if not skip_bad:
-                    raise
+                    raise InputError(f"{error}; {SKIP_HINT}") from error
                 self.skipped.append({"episode": name, "reason": str(error)})
         while kept:
             self._fill(kept)
@@ -102,7 +103,7 @@ class SourceDataset:
                 break
             except InputError as error:
                 if not skip_bad:
-                    raise
+                    raise InputError(f"{error}; {SKIP_HINT}") from error
                 self.skipped.append({"episode": self.episode_names[0], "reason": str(error)})
                 kept = kept[1:]
         if not kept:
