@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .lerobot import IMAGE_PREFIX, EpisodeTable
+from .png_sums import png_damage
 
 
 _AXES = ["height", "width", "channels"]
@@ -320,8 +321,12 @@ def read_picture(path: Path) -> np.ndarray:
     """
     try:
         # Read at once: Pillow would decode lazily, and report a file that is cut short later or not at all.
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return np.asarray(image.convert("RGB"))
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            picture = np.asarray(image.convert("RGB"))
+        if damage := png_damage(data):
+            raise ValueError(damage)
+        return picture
     except FileNotFoundError:
         raise InputError(f"{path} is missing; copy it again") from None
     except UnidentifiedImageError:  # its message has an address in it, which is another each time
