@@ -1,11 +1,10 @@
 """Run as a program: `hf-vpdd convert dataset`, killed with SIGKILL at one point after the other, each time repeated.
 
-    python kill_points.py OUT_PARENT POINTS ENDS --from video clips ...     (without OUT)
+    python kill_points.py OUT_PARENT < '{"video": {"arguments": ["--from", "video", "clips"], "points": 3, "ends": 6}}'
 
-POINTS spread over the work, and the ENDS last ones, where folders are renamed.
-
-Everything is imported once; each attempt is a forked process of its own. For each point it prints a line of JSON:
-what was about to happen, what a reader took the folder for after the kill, and how the repetition ended.
+`points` spread over the work, and the `ends` last ones, where folders are renamed. Everything is imported once; each
+attempt is a forked process of its own. For each point it prints a line of JSON: what was about to happen, what a
+reader took the folder for after the kill, and how the repetition ended.
 """
 
 import json
@@ -18,7 +17,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from hf_vpdd.cli import main
-from hf_vpdd.data import conversion, lerobot_writer
+from hf_vpdd.data import conversion, ego4d, formats, lerobot_writer, source_conversion, video_conversion  # noqa: F401
 from hf_vpdd.data.lerobot import LeRobotDataset
 from hf_vpdd.errors import InputError
 
@@ -69,27 +68,28 @@ def in_a_process(function) -> tuple[int, str]:
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), answer
 
 
-def convert(out: Path, kill_at: int | None) -> list[str]:
+def convert(arguments: list[str], out: Path, kill_at: int | None) -> list[str]:
     events = watch(kill_at)
-    if main(["convert", "dataset", *sys.argv[4:], str(out), "--workers", "1"]) != 0:
+    if main(["convert", "dataset", *arguments, str(out), "--workers", "1"]) != 0:
         raise SystemExit(1)
     return events
 
 
-def state_and_again(out: Path) -> str:
+def state_and_again(arguments: list[str], out: Path) -> str:
     """What a reader takes the folder for; then the same command once more."""
     try:
         dataset = LeRobotDataset(out)
         found = f"{len([dataset.episode(number) for number in range(dataset.num_episodes)])} episodes"
     except InputError:
         found = "nothing"
-    convert(out, None)
+    convert(arguments, out, None)
     return found
 
 
-def run(parent: Path, points: int, ends: int) -> None:
-    for name in ("first", "whole"):  # the first remembers the lengths of videos, which the others then need not write
-        status, answer = in_a_process(lambda: convert(parent / name, None))
+def run(kind: str, parent: Path, arguments: list[str], points: int, ends: int) -> None:
+    # The first time lengths of videos are found and remembered; after that every run does the same.
+    for name in ("first", "whole") if arguments[1] in ("video", "ego4d") else ("whole",):
+        status, answer = in_a_process(lambda: convert(arguments, parent / name, None))
         assert status == 0
     events = json.loads(answer)
     last = len(events) - 1
@@ -97,12 +97,20 @@ def run(parent: Path, points: int, ends: int) -> None:
     chosen = {round(place * last / points) for place in range(points)} | set(range(last + 1 - ends, last + 1))
     for point in sorted(chosen):
         out = parent / f"killed-{point}"
-        killed, _ = in_a_process(lambda: convert(out, point))
-        again, found = in_a_process(lambda: state_and_again(out))
+        killed, _ = in_a_process(lambda: convert(arguments, out, point))
+        again, found = in_a_process(lambda: state_and_again(arguments, out))
         found = json.loads(found) if again == 0 else None
-        line = {"point": events[point], "out": out.name, "killed": killed, "found": found, "again": again}
+        line = {
+            "kind": kind,
+            "point": events[point],
+            "out": str(out),
+            "killed": killed,
+            "found": found,
+            "again": again,
+        }
         print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":
-    run(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))
+    for kind, about in json.load(sys.stdin).items():
+        run(kind, Path(sys.argv[1]) / kind, **about)

@@ -1,6 +1,7 @@
 """kill -9 of converters, wherever they are: nothing or a resumable state is left, and no byte differs in the end."""
 
 import hashlib
+import importlib.util
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hf_vpdd.cli import main
 from hf_vpdd.data import LeRobotDataset
 
 from . import kill_points
@@ -46,29 +48,44 @@ def tree(folder):
     }
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="the test forks")
-@pytest.mark.parametrize("kind", SOURCES)
-def test_killed_at_any_point_and_repeated_no_byte_differs(kind, tmp_path):
-    if kind in ("libero", "robomimic"):
-        pytest.importorskip("h5py")
-    write, episodes, options = SOURCES[kind]
-    source = write(tmp_path / "source")
-    points = ["3", "6"] if kind == "video" else ["2", "1"]
-    command = [sys.executable, kill_points.__file__, str(tmp_path / "out"), *points]
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """What one program reports that converts, kills and repeats all of them: {kind: its lines}."""
+    if not hasattr(os, "fork"):
+        pytest.skip("the program forks")
+    root, plan = tmp_path_factory.mktemp("killed"), {}
+    for kind, (write, _, options) in SOURCES.items():
+        if kind in ("libero", "robomimic") and importlib.util.find_spec("h5py") is None:
+            continue
+        arguments = ["--from", kind.split()[0], str(write(root / kind)), *options]
+        plan[kind] = {
+            "arguments": arguments,
+            "points": 3 if kind == "video" else 2,
+            "ends": 6 if kind == "video" else 1,
+        }
     child = subprocess.run(
-        [*command, "--from", kind.split()[0], str(source), *options], capture_output=True, text=True, timeout=280
-    )
+        [sys.executable, kill_points.__file__, str(root / "out")], input=json.dumps(plan), capture_output=True,
+        text=True, timeout=280,
+    )  # fmt: skip
     assert child.returncode == 0, child.stderr
     lines = [json.loads(line) for line in child.stdout.splitlines()]
-    whole = tree(tmp_path / "out" / "whole")
-    assert len(lines) >= 3 and LeRobotDataset(tmp_path / "out" / "whole").num_episodes == episodes
-    for line in lines:
+    return root / "out", {kind: [line for line in lines if line["kind"] == kind] for kind in plan}, child.stderr
+
+
+@pytest.mark.parametrize("kind", SOURCES)
+def test_killed_at_any_point_and_repeated_no_byte_differs(kind, killed):
+    out, lines, errors = killed
+    if kind not in lines:
+        pytest.skip("h5py is not installed")
+    episodes, whole = SOURCES[kind][1], tree(out / kind / "whole")
+    assert len(lines[kind]) >= 3 and LeRobotDataset(out / kind / "whole").num_episodes == episodes
+    for line in lines[kind]:
         assert line["killed"] == -signal.SIGKILL, line
         # Not there for a reader, or there as a whole.
-        assert line["found"] in ("nothing", f"{episodes} episodes") and line["again"] == 0, (line, child.stderr)
-        assert tree(tmp_path / "out" / line["out"]) == whole, line
-    assert {line["found"] for line in lines} == {"nothing", f"{episodes} episodes"}
-    assert lines[0]["found"] == "nothing"
+        assert line["found"] in ("nothing", f"{episodes} episodes") and line["again"] == 0, (line, errors)
+        assert tree(Path(line["out"])) == whole, line
+    assert {line["found"] for line in lines[kind]} == {"nothing", f"{episodes} episodes"}
+    assert lines[kind][0]["found"] == "nothing"
 
 
 def children(pid: int) -> list[int]:
@@ -87,12 +104,12 @@ def children(pid: int) -> list[int]:
 def test_workers_of_a_killed_converter_end_too(tmp_path):
     """Else they would go on writing into the folder of the next call."""
     root = tmp_path / "clips"
-    for number in range(8):
-        write_video(root / f"{number}.mp4", even_times(60, 10), 100 * number + np.arange(60), size=96)
+    for number in range(6):
+        write_video(root / f"{number}.mp4", even_times(60, 10), 100 * number + np.arange(60))
     # Called so, its workers import no models; see `hf_vpdd.registration`.
     program = "import sys; sys.argv[0] = 'hf-vpdd'; from hf_vpdd.cli import main; sys.exit(main())"
     command = [sys.executable, "-c", program, "convert", "dataset", "--from", "video", str(root)]
-    options = ["--image-size", "96"]
+    options = ["--image-size", "192"]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     out = tmp_path / "out"
     process = subprocess.Popen([*command, str(out), *options, "--workers", "2"], **quiet)
@@ -110,5 +127,5 @@ def test_workers_of_a_killed_converter_end_too(tmp_path):
     assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
     assert not (out / "meta").exists()
     for folder in (out, tmp_path / "whole"):
-        subprocess.run([*command, str(folder), *options, "--workers", "1"], check=True, **quiet, timeout=280)
+        assert main(["convert", "dataset", "--from", "video", str(root), str(folder), *options, "--workers", "1"]) == 0
     assert tree(out) == tree(tmp_path / "whole")

@@ -181,6 +181,12 @@ class LeRobotDataset:
         path = self.episodes.data_files[self.episodes.data_file[index]]
         if self._table is None or self._table[0] != path:
             self._table = (path, read_parquet(self._here(path), leave_out=self._camera_keys))
+            missing = set(self.features) - set(self._camera_keys) - set(self._table[1].column_names)
+            if missing:
+                raise InputError(
+                    f"{path} lacks the columns {sorted(missing)} that meta/info.json promises; it has "
+                    f"{self._table[1].column_names}"
+                )
         table = self._table[1].slice(start, length)
         if table.num_rows != length:
             raise InputError(f"{path} ends inside episode {index}: {table.num_rows} of {length} rows; {RECORD_AGAIN}")

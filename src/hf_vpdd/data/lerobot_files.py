@@ -14,6 +14,7 @@ from ..errors import InputError
 from .png_sums import png_damage
 
 
+_PLACES = ("chunk_index", "file_index", "video_key", "episode_chunk", "episode_index")  # in paths, v3.0 and v2.x
 RECORD_AGAIN = "run `hf-vpdd record` again with the same --out (it resumes where it stopped)"
 
 
@@ -107,6 +108,10 @@ def check_info(info: dict, path: Path) -> None:
             continue
         if not isinstance(template, str) or ".." in Path(template).parts or Path(template).is_absolute():
             raise InputError(f"{path}: {name} is {template!r}; expected a path within the dataset")
+        try:
+            template.format_map(dict.fromkeys(_PLACES, 0))
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+            raise InputError(f"{path}: {name} is {template!r}, which cannot be filled: {error!r}") from error
 
 
 def is_depth(feature: dict) -> bool:

@@ -268,7 +268,8 @@ class SourceDataset:
             if value.dtype.kind not in "fiub":
                 raise InputError(f"{what}: expected numbers, found {value.dtype}")
             if value.dtype.kind == "f":
-                value = numbers[key] = value.astype(np.float32)
+                with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, which is told below
+                    value = numbers[key] = value.astype(np.float32)
             shape = value.shape[1:] if features is None else tuple(features[key]["shape"])
             shape = () if value.ndim == 1 and shape == (1,) else shape
             if value.shape != (length, *shape):
