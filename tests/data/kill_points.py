@@ -16,10 +16,20 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from hf_vpdd.cli import main
-from hf_vpdd.data import conversion, ego4d, formats, lerobot_writer, source_conversion, video_conversion  # noqa: F401
-from hf_vpdd.data.lerobot import LeRobotDataset
-from hf_vpdd.errors import InputError
+
+sys.argv[0] = "hf-vpdd"  # as the command: without the models, see `hf_vpdd.registration`
+
+from hf_vpdd.cli import main  # noqa: E402
+from hf_vpdd.data import (  # noqa: E402, F401
+    conversion,
+    ego4d,
+    formats,
+    lerobot_writer,
+    source_conversion,
+    video_conversion,
+)
+from hf_vpdd.data.lerobot import LeRobotDataset  # noqa: E402
+from hf_vpdd.errors import InputError  # noqa: E402
 
 
 def watch(kill_at: int | None) -> list[str]:
@@ -87,10 +97,10 @@ def state_and_again(arguments: list[str], out: Path) -> str:
 
 
 def run(kind: str, parent: Path, arguments: list[str], points: int, ends: int) -> None:
-    # The first time lengths of videos are found and remembered; after that every run does the same.
-    for name in ("first", "whole") if arguments[1] in ("video", "ego4d") else ("whole",):
-        status, answer = in_a_process(lambda: convert(arguments, parent / name, None))
-        assert status == 0
+    # The first time modules are loaded and lengths of videos remembered; after that every run does the same.
+    assert main(["convert", "dataset", *arguments, str(parent / "first"), "--workers", "1"]) == 0
+    status, answer = in_a_process(lambda: convert(arguments, parent / "whole", None))
+    assert status == 0
     events = json.loads(answer)
     last = len(events) - 1
     # Evenly over the work, and each of the renames at its end.

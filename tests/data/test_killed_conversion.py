@@ -68,7 +68,7 @@ def killed(tmp_path_factory):
         text=True, timeout=280,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
-    lines = [json.loads(line) for line in child.stdout.splitlines()]
+    lines = [json.loads(line) for line in child.stdout.splitlines() if line[:1] == "{"]
     return root / "out", {kind: [line for line in lines if line["kind"] == kind] for kind in plan}, child.stderr
 
 

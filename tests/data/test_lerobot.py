@@ -143,7 +143,10 @@ BROKEN = {
     "no episode table": (_unlink("meta/episodes/chunk-000/file-000.parquet"), "lacks meta/episodes"),
     "cut rows": (_cut("data/chunk-000/file-000.parquet"), "file-000.parquet cannot be read"),
     "cut video": (_cut("videos/observation.images.corner2/chunk-000/file-000.mp4"), "file-000.mp4"),
-    "noise in the video": (_noise("videos/observation.images.corner2/chunk-000/file-000.mp4"), "file-000.mp4 cannot be"),
+    "noise in the video": (
+        _noise("videos/observation.images.corner2/chunk-000/file-000.mp4"),
+        "file-000.mp4 cannot be",
+    ),
     "cut info": (_cut("meta/info.json"), "info.json is not valid JSON"),
     "no stats": (_unlink("meta/stats.json"), "has no statistics"),
     "unknown version": (_info(codebase_version="v4.2"), "format 'v4.2'"),
