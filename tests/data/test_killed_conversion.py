@@ -27,6 +27,8 @@ def write_videos(root):
     return root
 
 
+pytestmark = pytest.mark.timeout(900)  # half a minute of work, but on a busy machine
+
 # CALVIN's converter has a test of its own in `test_conversion`.
 # name -> (writes the source, number of its episodes, arguments of the converter)
 SOURCES = {
@@ -65,7 +67,7 @@ def killed(tmp_path_factory):
         }
     child = subprocess.run(
         [sys.executable, kill_points.__file__, str(root / "out")], input=json.dumps(plan), capture_output=True,
-        text=True, timeout=280,
+        text=True, timeout=800,
     )  # fmt: skip
     assert child.returncode == 0, child.stderr
     lines = [json.loads(line) for line in child.stdout.splitlines() if line[:1] == "{"]

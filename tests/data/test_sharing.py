@@ -13,6 +13,7 @@ from . import sharing
 from .video_files import even_times, write_video
 
 
+pytestmark = pytest.mark.timeout(900)  # ten seconds of work, but on a busy machine
 VIDEOS = 11  # four consumers: 3, 3, 3 and 2
 
 
@@ -22,7 +23,7 @@ def seen(tmp_path_factory):
     for number in range(VIDEOS):
         write_video(folder / f"{number:02d}.mp4", even_times(8, 10), 100 * (number + 1) + np.arange(8))
     child = subprocess.run(
-        [sys.executable, sharing.__file__, str(folder)], capture_output=True, text=True, timeout=280
+        [sys.executable, sharing.__file__, str(folder)], capture_output=True, text=True, timeout=800
     )
     assert child.returncode == 0, child.stderr
     return json.loads(child.stdout)
