@@ -29,6 +29,7 @@ from .frame_rows import FrameRows
 from .keyframes import find_keyframes
 from .lerobot import LeRobotDataset
 from .video import iterate_numbered_frames
+from .video_frames import VideoFrames, build_options
 
 
 _FORMAT = 1  # raise when the files of the cache or the pixels in them change
@@ -89,6 +90,8 @@ class FrameStore:
         cache_dir: str | os.PathLike | None = None,
         progress: bool = True,
         fps: float | None = None,
+        decode: bool = True,
+        dataset: LeRobotDataset | None = None,
     ) -> "FrameStore":
         """Opens the cache of a dataset, decoding its videos first when there is none that fits.
 
@@ -100,20 +103,28 @@ class FrameStore:
             cache_dir: Where caches lie; `<root>/.cache/hf_vpdd` by default.
             progress: Show a bar while decoding.
             fps: Frames per second that videos are cut into; their own rate if not given.
+            decode: False: where there is no cache none is made; each frame is decoded when it is asked for
+                (`video_frames`).
+            dataset: What `root` is, if it was opened already.
 
         Raises:
             InputError: The dataset is missing, half-written or broken; no such camera; NaN in a state or an action.
         """
         if image_size < 1:
             raise InputError(f"image_size is {image_size}; it must be at least 1")
-        dataset = open_dataset(root, progress, fps)
+        dataset = dataset or open_dataset(root, progress, fps)
         key = dataset.camera_key(camera)
         whole = f"{dataset.fingerprint}/{key}/{image_size}/{_FORMAT}"
         fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         cache_dir = Path(cache_dir) if cache_dir is not None else _cache_root(dataset) / ".cache" / "hf_vpdd"
         origin = f"{dataset.root.resolve()} {getattr(dataset, 'variant', '')}".strip()
         place = cache_dir / f"frames-{key.rsplit('.', 1)[-1]}-{image_size}-{fingerprint[:16]}"
-        if not (place / "store.json").is_file():
+        there = (place / "store.json").is_file()
+        if not there and not decode:
+            arrays = _remembered_numbers(dataset, cache_dir)
+            options = build_options(root, camera, image_size, cache_dir, progress, fps)
+            frames = VideoFrames(dataset, key, image_size, options)
+        elif not there:
             arrays = _read_numbers(dataset)
             _check_room(cache_dir, dataset.num_frames * image_size**2 * 3)
             try:
@@ -130,10 +141,12 @@ class FrameStore:
                 if not (place / "store.json").is_file():  # else another process was faster, and its result is as good
                     raise
             _remove_outdated(place, origin, key, image_size)
-        with np.load(place / "numbers.npz") as numbers:
-            arrays = dict(numbers)
+        if there or decode:
+            with np.load(place / "numbers.npz") as numbers:
+                arrays = dict(numbers)
+            frames = np.load(place / "frames.npy", mmap_mode="r")
         return FrameStore(
-            frames=FrameRows([np.load(place / "frames.npy", mmap_mode="r")]),
+            frames=FrameRows([frames]),
             state=arrays.get("state"),
             action=arrays.get("action"),
             episode_from=dataset.episodes.start,
@@ -368,6 +381,21 @@ def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
             found = find_keyframes(arrays["action"][rows, -1] > 0.5, velocities[rows])
             arrays["keyframe"][start + found] = True
     return arrays
+
+
+def _remembered_numbers(dataset: LeRobotDataset, cache_dir: Path) -> dict[str, np.ndarray]:
+    """`_read_numbers`, kept beside the frames' caches: of some formats it takes minutes."""
+    path = cache_dir / f"numbers-{dataset.fingerprint[:16]}.npz"
+    if not path.is_file():
+        arrays = _read_numbers(dataset)
+        try:
+            with atomic_path(path) as temporary:
+                np.savez(temporary, **arrays)
+        except OSError:
+            pass  # a read-only disk: read again next time
+        return arrays
+    with np.load(path) as numbers:
+        return dict(numbers)
 
 
 def _cache_root(dataset) -> Path:
