@@ -17,6 +17,7 @@ class FrameRows:
         # Indexing a memmap costs several times what indexing the same memory as a plain array does.
         self._plain = [part.view(np.ndarray) if isinstance(part, np.memmap) else part for part in self._parts]
         self._ends = np.cumsum([len(part) for part in parts])
+        self._starts = self._ends - [len(part) for part in parts]
         self.rows = rows  # into the parts laid end to end; None: all of them
         self.shape = (int(self._ends[-1]) if rows is None else len(rows), *parts[0].shape[1:])
         self.dtype = parts[0].dtype
@@ -55,12 +56,12 @@ class FrameRows:
         part_of = np.searchsorted(self._ends, flat, side="right")
         # Sorted by part, so that the cost grows with the rows and the parts they touch, not with their product.
         order = np.argsort(part_of, kind="stable")
-        ends = np.flatnonzero(np.diff(part_of[order], append=-1)) + 1
+        part_of = part_of[order]
+        local = flat[order] - self._starts[part_of]
+        ends = np.flatnonzero(np.diff(part_of, append=-1)) + 1
         output, begin = np.empty((len(flat), *self.shape[1:]), self.dtype), 0
-        for end in ends.tolist():
-            here = order[begin:end]
-            number = part_of[here[0]]
-            output[here] = self._plain[number][flat[here] - (self._ends[number] - len(self._parts[number]))]
+        for number, end in zip(part_of[ends - 1].tolist(), ends.tolist()):
+            output[order[begin:end]] = self._plain[number][local[begin:end]]
             begin = end
         return output.reshape(*rows.shape, *self.shape[1:])
 
