@@ -15,7 +15,8 @@ _EPILOG = """examples:
   hf-vpdd tokenize my-videos --vqvae outputs/human/vqvae --fps 12 --out codes
       in a folder of yours; train with --data.codes codes (and data.fps 12, data.image_size as here)
   accelerate launch --num_processes 4 -m hf_vpdd.cli tokenize my-videos --vqvae CKPT --out codes
-      each GPU takes its share of the shards; on CPUs: accelerate launch --cpu --num_processes 2 ...
+      each GPU takes its share of the shards; on CPUs: torchrun --nproc_per_node 2 -m hf_vpdd.cli tokenize ...,
+      or accelerate launch --multi_gpu (with --cpu, accelerate starts one process, whatever --num_processes says)
   hf-vpdd check codes/my-videos-video
       reads all codes again: exit status 1 if a shard is not as it was made
 
@@ -142,13 +143,15 @@ def _start(args: argparse.Namespace) -> None:
 
     from ..errors import InputError
 
-    cuda = torch.cuda.is_available() and args.device != "cpu"
+    cpu = args.device == "cpu" or not torch.accelerator.is_available()
+    cuda = not cpu and torch.cuda.is_available()
     if args.device == "cuda" and not cuda:
         raise InputError("--device cuda: torch sees no GPU here; leave --device out")
     if args.dtype == "bfloat16" and not cuda:
         raise InputError("--dtype bfloat16 is for GPUs; on a CPU it is slower than float32: leave it out")
-    # A process may wait for another's last shard longer than the usual half hour.
-    PartialState(cpu=args.device == "cpu", timeout=timedelta(days=7))
+    # Without being told of the CPU, accelerate leaves processes without a GPU strangers to each other. One of them may
+    # wait for another's last shard longer than the usual half hour.
+    PartialState(cpu=cpu, timeout=timedelta(days=7))
 
 
 def _text(summary: dict, args: argparse.Namespace) -> str:

@@ -87,6 +87,11 @@ class TokenIndex:
         atomic_write_text(place / INDEX, json.dumps({"format": FORMAT} | asdict(self), indent=1) + "\n")
 
 
+def is_codes_folder(place: str | os.PathLike) -> bool:
+    """Whether video codes lie in a folder itself, finished or not."""
+    return (Path(place).expanduser() / INDEX).is_file()
+
+
 def read_index(place: str | os.PathLike) -> TokenIndex:
     """The index of a folder, checked entry by entry.
 
