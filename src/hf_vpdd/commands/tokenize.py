@@ -87,15 +87,16 @@ def run(args: argparse.Namespace) -> int:
     from ..data.frame_store import FrameStore
     from ..data.token_shards import read_index
     from ..data.tokens import tokenize
-    from ..training.stages.common import weights_fingerprint
+    from ..training.stages.common import main_process_first, weights_fingerprint
     from ..training.video_codes import load_tokenizer, make_encoder, share_of_processes
 
     vqvae, size = load_tokenizer(args.vqvae)
     size = args.image_size or size
     share = share_of_processes()
     progress = share.number == 0 and not args.json
-    dataset = open_dataset(args.dataset, progress, args.fps)
-    cameras = args.camera or dataset.cameras
+    with main_process_first():  # which notes how long each video is, for the others
+        dataset = open_dataset(args.dataset, progress, args.fps)
+    cameras = list(dict.fromkeys(args.camera or dataset.cameras))
     if not cameras:
         raise InputError(f"{args.dataset} has no camera, so there is nothing to tokenize")
     for camera in cameras:
@@ -104,9 +105,10 @@ def run(args: argparse.Namespace) -> int:
     encode, dtype = make_encoder(vqvae, "bf16" if args.dtype == "bfloat16" else "no")
     results = []
     for camera in cameras:
-        store = FrameStore.build(
-            args.dataset, camera, size, args.cache_dir, progress, args.fps, decode=False, dataset=dataset
-        )
+        with main_process_first():
+            store = FrameStore.build(
+                args.dataset, camera, size, args.cache_dir, progress, args.fps, decode=False, dataset=dataset
+            )
         place = None
         if args.out is not None:
             place = Path(args.out) / f"{dataset.root.resolve().name}-{store.camera}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import InputError
 from .video import VideoReader
 
 
@@ -97,7 +98,12 @@ class VideoFrames:
             if self.key in table.video_files:
                 path = table.video_files[self.key][table.video_file[self.key][episode]]
                 offset = int(table.video_start[self.key][episode])
-                yield from self._videos.read(path, offset + begin, number, dataset.fps)
+                try:
+                    frames = self._videos.read(path, offset + begin, number, dataset.fps)
+                except InputError as error:
+                    where = f"{dataset.root}, episode {episode}, frames {begin} to {begin + number - 1}"
+                    raise InputError(f"{where}, {self.key}: {error}") from error
+                yield from frames
             else:
                 yield from dataset.frames(self.key, episode, begin, number)
 
