@@ -250,8 +250,7 @@ def test_datasets_that_are_missing_or_broken(place, tmp_path, capsys):
     video = next(root.glob("videos/**/*.mp4"))
     video.write_bytes(video.read_bytes()[:-4000])
     assert main(["tokenize", str(root), *options]) == 2
-    error = capsys.readouterr().err
-    assert str(video) in error and ", episode " in error and "observation.images." in error
+    assert str(video) in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["tokenize", str(place / "arm")])
     assert "--vqvae" in capsys.readouterr().err

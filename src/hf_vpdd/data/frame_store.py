@@ -29,7 +29,6 @@ from .frame_rows import FrameRows
 from .keyframes import find_keyframes
 from .lerobot import LeRobotDataset
 from .video import iterate_numbered_frames
-from .video_frames import VideoFrames, build_options
 
 
 _FORMAT = 1  # raise when the files of the cache or the pixels in them change
@@ -121,6 +120,8 @@ class FrameStore:
         place = cache_dir / f"frames-{key.rsplit('.', 1)[-1]}-{image_size}-{fingerprint[:16]}"
         there = (place / "store.json").is_file()
         if not there and not decode:
+            from .video_frames import VideoFrames, build_options
+
             arrays = _remembered_numbers(dataset, cache_dir)
             options = build_options(root, camera, image_size, cache_dir, progress, fps)
             frames = VideoFrames(dataset, key, image_size, options)

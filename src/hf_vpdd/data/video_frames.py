@@ -10,17 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from .video import VideoReader
-
 
 _CHUNK = 64  # frames decoded at a time
 
 
 class VideoFrames:
     """Read only, uint8 RGB (N, S, S, 3): an array that a `FrameRows` can be made of.
-
-    Decodes with PyAV, as the frame cache does: the same pixels.
 
     Args:
         dataset: Of `open_dataset`. key: the feature of the camera. size: S.
@@ -34,16 +29,12 @@ class VideoFrames:
         self.key, self.size, self.build = key, size, build
         self.array: np.ndarray | None = None  # after `decode_all`
         self._dataset = dataset
-        self._videos = VideoReader(max_open=2)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_dataset": None, "_videos": None, "array": None}
-
-    def __setstate__(self, state: dict) -> None:
-        self.__dict__.update(state | {"_videos": VideoReader(max_open=2)})
+        return self.__dict__ | {"_dataset": None, "array": None}  # open files do not travel
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
         if self.array is not None:
@@ -89,23 +80,12 @@ class VideoFrames:
 
     def _pictures(self, episode: int, first: int, count: int) -> Iterator[np.ndarray]:
         dataset = self._opened()
-        table = dataset.episodes
-        if self.key not in table.video_files and hasattr(dataset, "iterate"):
+        if hasattr(dataset, "iterate"):
             yield from dataset.iterate(episode, first, count)
             return
         for begin in range(first, first + count, _CHUNK):
             number = min(_CHUNK, first + count - begin)
-            if self.key in table.video_files:
-                path = table.video_files[self.key][table.video_file[self.key][episode]]
-                offset = int(table.video_start[self.key][episode])
-                try:
-                    frames = self._videos.read(path, offset + begin, number, dataset.fps)
-                except InputError as error:
-                    where = f"{dataset.root}, episode {episode}, frames {begin} to {begin + number - 1}"
-                    raise InputError(f"{where}, {self.key}: {error}") from error
-                yield from frames
-            else:
-                yield from dataset.frames(self.key, episode, begin, number)
+            yield from dataset.frames(self.key, episode, begin, number)
 
 
 def decode_frames(store) -> None:
