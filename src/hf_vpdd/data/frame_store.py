@@ -25,8 +25,8 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import atomic_path
 from .formats import open_dataset
+from .frame_numbers import read_numbers, remembered_numbers
 from .frame_rows import FrameRows
-from .keyframes import find_keyframes
 from .lerobot import LeRobotDataset
 from .video import iterate_numbered_frames
 
@@ -122,11 +122,11 @@ class FrameStore:
         if not there and not decode:
             from .video_frames import VideoFrames, build_options
 
-            arrays = _remembered_numbers(dataset, cache_dir)
+            arrays = remembered_numbers(dataset, cache_dir)
             options = build_options(root, camera, image_size, cache_dir, progress, fps)
             frames = VideoFrames(dataset, key, image_size, options)
         elif not there:
-            arrays = _read_numbers(dataset)
+            arrays = read_numbers(dataset)
             _check_room(cache_dir, dataset.num_frames * image_size**2 * 3)
             try:
                 with atomic_path(place) as temporary:
@@ -349,54 +349,6 @@ class FrameStore:
             picked = episodes[:k] if generator is None else generator.choice(episodes, k, replace=False).tolist()
             chosen += picked
         return self.subset(chosen)
-
-
-def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
-    names = {
-        "observation.state": "state",
-        "action": "action",
-        "keyframe": "keyframe",
-        "observation.joint_velocities": "velocities",
-    }
-    present = [key for key in names if key in dataset.features]
-    arrays = {}
-    for key, value in dataset.columns(present).items():
-        value = value.astype(np.float32).reshape(len(value), -1)
-        bad = np.flatnonzero(~np.isfinite(value).all(axis=1))
-        if len(bad):
-            row = int(bad[0])
-            episode = int(np.searchsorted(dataset.episodes.start, row, side="right")) - 1
-            raise InputError(
-                f"{dataset.root}: {key} is NaN or infinite in {len(bad)} frames, first in episode {episode}, "
-                f"frame {row - dataset.episodes.start[episode]}: {value[row].tolist()}; remove the episode or record "
-                "it again"
-            )
-        arrays[names[key]] = value
-    velocities = arrays.pop("velocities", None)
-    if "keyframe" in arrays:
-        arrays["keyframe"] = arrays["keyframe"][:, 0] > 0
-    elif velocities is not None and "action" in arrays:
-        arrays["keyframe"] = np.zeros(len(velocities), bool)
-        for start, length in zip(dataset.episodes.start, dataset.episodes.length):
-            rows = slice(start, start + length)
-            found = find_keyframes(arrays["action"][rows, -1] > 0.5, velocities[rows])
-            arrays["keyframe"][start + found] = True
-    return arrays
-
-
-def _remembered_numbers(dataset: LeRobotDataset, cache_dir: Path) -> dict[str, np.ndarray]:
-    """`_read_numbers`, kept beside the frames' caches: of some formats it takes minutes."""
-    path = cache_dir / f"numbers-{dataset.fingerprint[:16]}.npz"
-    if not path.is_file():
-        arrays = _read_numbers(dataset)
-        try:
-            with atomic_path(path) as temporary:
-                np.savez(temporary, **arrays)
-        except OSError:
-            pass  # a read-only disk: read again next time
-        return arrays
-    with np.load(path) as numbers:
-        return dict(numbers)
 
 
 def _cache_root(dataset) -> Path:
