@@ -10,6 +10,7 @@ from PIL import Image
 
 from hf_vpdd.data import frame_store
 from hf_vpdd.data.frame_store import FrameRows, FrameStore, fit_square
+from hf_vpdd.data.packet_sums import SUMS_FILE
 from hf_vpdd.errors import InputError
 
 from .conftest import LENGTHS, make_episodes, numbered_frames, read_numbers, task_of, write_dataset
@@ -197,6 +198,9 @@ def test_a_video_that_is_too_short_is_found(tmp_path, dataset_root, episodes):
     path = root / "videos/observation.images.corner2/chunk-000/file-000.mp4"
     frames = np.concatenate([e["observation.images.corner2"] for e in episodes])
     encode_video(path, frames[:75], 20)
+    with pytest.raises(InputError, match="episode 1, observation.images.corner2: .* does not have its checksum"):
+        build(root)
+    (root / "meta" / SUMS_FILE).unlink()
     with pytest.raises(InputError, match="lacks 8 frames, the first is frame 4 of episode 4"):
         build(root)
     assert not list((root / ".cache" / "hf_vpdd").iterdir())
