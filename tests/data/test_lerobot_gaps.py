@@ -16,8 +16,8 @@ from PIL import Image
 
 from hf_vpdd.data import video_backends
 from hf_vpdd.data.lerobot import LeRobotDataset
-from hf_vpdd.data.video_backends import TorchcodecReader, describe_backend, resolve_backend
 from hf_vpdd.data.packet_sums import SUMS_FILE
+from hf_vpdd.data.video_backends import TorchcodecReader, describe_backend, resolve_backend
 from hf_vpdd.errors import InputError
 from tests.fakehub import FakeHub
 
