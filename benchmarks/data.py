@@ -35,7 +35,7 @@ from pathlib import Path
 
 FRAMES, FPS = 8, 30  # of a window; of the videos
 BATCH = 32
-SECTIONS = ("windows", "tokens", "memory", "info", "growth")
+SECTIONS = ("windows", "tokens", "info", "growth", "memory")
 COMMAND = "import sys; sys.argv[0] = 'hf-vpdd'; from hf_vpdd.cli import main; sys.exit(main())"  # the installed script
 CODES = (1, 24, 24)  # per window, as of VPDD's tokenizer for 4 frames of 96 by 96 pixels
 
@@ -274,7 +274,7 @@ def memory(args, folder: Path) -> tuple[list[dict], list[str]]:
     for r in one:
         r["name"] += f", {files} files"
     notes = [
-        f"memory, {files} files, at most {found['open']} open, {found['windows']} windows in {found['seconds']:.0f} s: "
+        f"memory, {files} files, at most {found['open']} open, {found['windows']} windows, {found['seconds']:.0f} s: "
         f"{found['first_mb']:.1f} MB after a tenth of the time, {found['last_mb']:.1f} MB at the end, slope "
         f"{found['mb_per_minute']:+.3f} MB a minute"
     ]
