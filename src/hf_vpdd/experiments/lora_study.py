@@ -172,7 +172,7 @@ def train_metered(plan: LoraPlan, task: str, arm: str, seed: int) -> None:
     content = {
         "demos": plan.demos, "steps": training["steps"], "batch_size": recipe.train.batch_size,
         "learning_rate": recipe.train.learning_rate, "trainable_parameters": meter.trained,
-        "state_mb": round(meter.state_bytes / 2**20, 3),
+        "state_mb": round(meter.state_bytes / 2**20, 3), "saved_mb": round(meter.saved_bytes / 2**20, 1),
         "peak_mb": round(meter.peak_mb, 1), "growth_mb": round(meter.peak_mb - meter.began_mb, 1),
         "cpu_seconds_per_step": round(meter.cpu_seconds_per_step, 4),
         "wall_seconds_per_step": round(meter.wall_seconds_per_step, 4),

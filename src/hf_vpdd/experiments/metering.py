@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Sequence
 from statistics import median
+from typing import Any
 
 
 class Meter:
@@ -14,14 +15,17 @@ class Meter:
     Attributes (after at least two steps):
         trained: Parameters that got a gradient.
         state_bytes: Their gradients and the optimiser's moments, counted tensor by tensor.
+        saved_bytes: What the first batch's forward pass kept for the backward pass, besides the parameters; likewise.
         began_mb, peak_mb: Resident memory when the first training batch went in, and the most since.
     """
 
     def __init__(self) -> None:
-        self.trained = self.state_bytes = 0
+        self.trained = self.state_bytes = self.saved_bytes = 0
         self.began_mb = self.peak_mb = 0.0
         self._cpu: list[float] = []
         self._wall: list[float] = []
+        self._saved: dict[int, int] = {}  # where a storage is: its bytes
+        self._counting: Any = None
 
     def __enter__(self) -> "Meter":
         from torch.nn.modules.module import register_module_forward_pre_hook
@@ -34,6 +38,7 @@ class Meter:
     def __exit__(self, *_) -> None:
         self._batch.remove()
         self._step.remove()
+        self._stop_counting()
 
     @property
     def cpu_seconds_per_step(self) -> float:
@@ -52,8 +57,24 @@ class Meter:
         self._batch.remove()  # it is called for every layer: once is enough
         forget_peak()
         self.began_mb = resident_mb()
+        self._parameters = {p.untyped_storage().data_ptr() for p in module.parameters()}
+        self._counting = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept)
+        self._counting.__enter__()
+
+    def _keep(self, tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self._parameters:
+            self._saved[storage.data_ptr()] = storage.nbytes()  # once, however many layers kept it
+        return tensor.detach()  # itself, it could become a part of its own graph and never be freed
+
+    def _stop_counting(self) -> None:
+        if self._counting is not None:
+            self._counting.__exit__(None, None, None)
+            self._counting = None
+            self.saved_bytes = sum(self._saved.values())
 
     def _before_step(self, optimizer, args, kwargs) -> None:
+        self._stop_counting()
         self._cpu.append(time.process_time())
         self._wall.append(time.monotonic())
         self.peak_mb = max(self.peak_mb, resident_mb(peak=True))
