@@ -4,6 +4,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from hf_vpdd.cli import main
 from hf_vpdd.errors import InputError
 from hf_vpdd.experiments import lora_study
 from hf_vpdd.experiments.lora_study import ARMS, LoraPlan, finished, run_study, study_table, train_metered
@@ -113,6 +114,23 @@ def test_tables_of_an_unfinished_study():
     }
     text = study_table([run, {**run, "task": "b-v3"}])
     assert text.count("25.0 % [5, 70] (25)") == 2 and "Against" not in text
+
+
+def test_the_command_puts_what_is_finished_into_a_document(plan, tmp_path, capsys):
+    run = {"study": "lora", "task": TASK, "arm": "full", "seed": 1, "successes": 3, "episodes": 4, "won": "1011"}
+    path = replace(plan, out=str(tmp_path)).cell(TASK, "full", 1) / "result.json"
+    command = ["compare", "--study", "lora", "--config", plan.recipe, "--tasks", TASK, "--out", str(tmp_path)]
+    command += ["--write-to", str(tmp_path / "doc.md"), "--runs", str(tmp_path / "runs.jsonl"), "--report-only"]
+    assert main([*command, "--demos", "2", "5"]) == 2 and "one number of --demos" in capsys.readouterr().err
+    assert main([*command, "--demos", "2"]) == 2 and "no results of lora yet" in capsys.readouterr().err
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(run))
+    (tmp_path / "doc.md").write_text("before\n<!-- lora -->\nold\n<!-- /lora -->\nafter\n")
+    assert main([*command, "--demos", "2"]) == 0
+    document = (tmp_path / "doc.md").read_text()
+    assert document.startswith("before\n<!-- lora -->\n| arm |") and document.endswith("<!-- /lora -->\nafter\n")
+    assert "75.0 % [30, 95] (75)" in document and "old" not in document
+    assert [json.loads(line) for line in (tmp_path / "runs.jsonl").read_text().splitlines()] == [run]
 
 
 def test_bad_arms_and_counts_are_named(plan):
