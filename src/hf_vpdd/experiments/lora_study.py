@@ -212,8 +212,10 @@ def study_table(results: Sequence[dict[str, Any]]) -> str:
     by_arm = {arm: mine for arm in ARMS if (mine := [r for r in results if r["arm"] == arm])}
     kept = any("kept" in result for result in results)
     heads = ["arm", *(f"{task}: success [95 %] (each seed)" for task in tasks), *(["tasks it knew"] if kept else [])]
-    heads += ["trained parameters", "their gradients and moments, MB", "peak memory, MB", "of it in training, MB",
-              "CPU seconds a step", "weights to share"]  # fmt: skip
+    heads += [
+        "trained parameters", "gradients and moments + activations, MB", "peak memory, MB", "of it in training, MB",
+        "CPU seconds a step", "weights to share",
+    ]  # fmt: skip
     lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for arm, runs in by_arm.items():
         cells = [f"`{arm}`", *(_success([r for r in runs if r["task"] == task]) for task in tasks)]
@@ -242,10 +244,13 @@ def _costs(runs: Sequence[dict[str, Any]]) -> list[str]:
     of = {name: median(run[name] for run in runs) for name in runs[0] if name.endswith(("_mb", "_bytes", "_per_step"))}
     size = of["weights_bytes"]
     return [
-        f"{runs[0]['trainable_parameters']:,}".replace(",", " "), f"{of['state_mb']:.1f}", f"{of['peak_mb']:.0f}",
-        f"{of['growth_mb']:.0f}", f"{of['cpu_seconds_per_step']:.3f}",
+        f"{runs[0]['trainable_parameters']:,}".replace(",", " "),
+        f"{of['state_mb']:.1f} + {of['saved_mb']:.0f}",
+        f"{of['peak_mb']:.0f}",
+        f"{of['growth_mb']:.0f}",
+        f"{of['cpu_seconds_per_step']:.3f}",
         f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB",
-    ]  # fmt: skip
+    ]
 
 
 def _pooled(runs: Sequence[dict[str, Any]]) -> Score:
