@@ -7,7 +7,15 @@ import yaml
 from hf_vpdd.cli import main
 from hf_vpdd.errors import InputError
 from hf_vpdd.experiments import lora_study
-from hf_vpdd.experiments.lora_study import ARMS, LoraPlan, finished, run_study, study_table, train_metered
+from hf_vpdd.experiments.lora_study import (
+    ARMS,
+    LoraPlan,
+    finished,
+    paired_difference,
+    run_study,
+    study_table,
+    train_metered,
+)
 from hf_vpdd.training import load_recipe, run_finetune, run_pretrain, run_vqvae
 
 from ..training.small_data import TASKS, experiment, write_dataset
@@ -114,6 +122,15 @@ def test_tables_of_an_unfinished_study():
     }
     text = study_table([run, {**run, "task": "b-v3"}])
     assert text.count("25.0 % [5, 70] (25)") == 2 and "Against" not in text
+
+
+def test_interval_of_pairs():
+    # Newcombe (1998), method 10: of 50 pairs 20 won by both, 12 and 2 by one alone, 16 by none: 0.2 [0.0562, 0.3292]
+    one, other = "1" * 32 + "0" * 18, "1" * 20 + "0" * 12 + "11" + "0" * 16
+    assert paired_difference(one, other) == pytest.approx((0.2, 0.0562, 0.3292), abs=1e-4)
+    gain, low, high = paired_difference(other, one)
+    assert (gain, low, high) == pytest.approx((-0.2, -0.3292, -0.0562), abs=1e-4)
+    assert paired_difference("11", "11")[0] == 0  # no spread to divide by
 
 
 def test_the_command_puts_what_is_finished_into_a_document(plan, tmp_path, capsys):
