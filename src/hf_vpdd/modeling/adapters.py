@@ -12,7 +12,7 @@ import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ..errors import InputError
@@ -84,17 +84,22 @@ def _load_adapted(cls, source: str, folder: Path, kwargs: dict, base_model):
             model, missing = cls.load_base(path, config, revision=revision, **kwargs)
     except (RuntimeError, ValueError) as error:
         raise mismatch(adapter, path, base_config, source, str(error)) from error
-    info = attach(model, folder, adapter_name, source, missing)
+    attach(model, folder, adapter_name, source, missing)
     model.name_or_path = model.config._name_or_path = source
     model.adapter_folder = str(folder)
     model.adapter_base = base if base_model is None else AdapterBase(path, architecture=base.architecture)
     if base_model is not None and os.path.isdir(path):
         model.adapter_base = AdapterBase.of(path)
-    return (model, info.to_dict()) if told else model
+    if told:  # anything else would have been an error
+        return model, {name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
+    return model
 
 
-def attach(model, folder: Path, name: str, source: str, missing=(), trainable: bool = False):
-    """Puts the adapter of a folder on a loaded model of its base; what loading it had to say.
+def attach(model, folder: Path, name: str, source: str, missing=(), trainable: bool = False) -> None:
+    """Puts the adapter of a folder on a loaded model of its base, and switches to it.
+
+    By peft's functions: transformers' own `load_adapter` (5.23) leaves DoRA's magnitudes as they start, without a word
+    that a program could see.
 
     Args:
         missing: Parameters of `model` that its own checkpoint lacked.
@@ -102,27 +107,60 @@ def attach(model, folder: Path, name: str, source: str, missing=(), trainable: b
     Raises:
         InputError: Adapter and model differ in their layers or sizes.
     """
-    from peft import PeftConfig
+    from peft import PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 
-    saved = PeftConfig.from_pretrained(str(folder)).modules_to_save or ()
-    random = [key for key in missing if not covered(key, saved)]
+    how = PeftConfig.from_pretrained(str(folder))
+    random = [key for key in missing if not covered(key, how.modules_to_save or ())]
     if random:
         raise InputError(
             f"the base model does not match the adapter: {source} needs {', '.join(sorted(random)[:3])} of it, which "
             "the base has not (or in another shape)"
         )
+    how.inference_mode = not trainable
+    weights = load_file(folder / ADAPTER_WEIGHTS)
+    weights = {key.removeprefix("base_model.model."): tensor for key, tensor in weights.items()}
     try:
-        with quiet_transformers(), quiet_peft():
-            info = model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+        with quiet_peft():
+            inject_adapter_in_model(how, model, name)
+            model._hf_peft_config_loaded = True
+            wanted = get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False).keys()
+            wrong = sorted(wanted ^ weights.keys())
+            if not wrong:
+                set_peft_model_state_dict(model, weights, adapter_name=name)
     except (RuntimeError, ValueError) as error:
         raise InputError(f"the base model does not match the adapter {source}: {error}") from error
-    wrong = [*sorted(info.missing_keys), *sorted(info.unexpected_keys), *sorted(map(str, info.mismatched_keys))]
     if wrong:
         raise InputError(
-            f"the base model does not match the adapter {source}: {len(wrong)} tensors have no place or another "
-            f"shape, first {', '.join(wrong[:3])}"
+            f"the base model does not match the adapter {source}: {len(wrong)} tensors are in one and not in the "
+            f"other, first {', '.join(wrong[:3])}"
         )
-    return info
+    model.set_adapter(name)
+    if not trainable:
+        model.requires_grad_(False).eval()
+
+
+def require_same_base(model: nn.Module, folder: Path, source: str) -> None:
+    """Raises an InputError if the adapter in `folder` was trained on another model than `model` is (or, of one with an
+    adapter on it, than its base is), as far as that can be told."""
+    base, kind = AdapterBase.read(folder), type(model).__name__
+    mine = getattr(model, "adapter_base", None)
+    if mine is None:
+        revision = getattr(model.config, "_commit_hash", None)
+        if not revision and not os.path.isdir(model.name_or_path):
+            return  # made in Python: sizes will have to do
+        mine = AdapterBase.of(model.name_or_path, revision)
+        mine.architecture = kind
+    differ = base.architecture != mine.architecture
+    if base.revision and mine.revision:
+        differ = differ or base.revision != mine.revision
+    elif base.weights and mine.weights:
+        differ = differ or base.weights != mine.weights
+    if differ:
+        raise InputError(
+            f"the model does not match the adapter: {source} was trained on {base.name} ({base.architecture}), this "
+            f"is {mine.name} ({mine.architecture}), or the one has been trained again since. An adapter can be loaded "
+            "together with its own base by from_pretrained"
+        )
 
 
 def covered(parameter: str, modules) -> bool:
@@ -210,9 +248,11 @@ def require_peft(what: str) -> None:
 
 @contextmanager
 def quiet_peft():
-    """Without the warnings about which way round GPT-2's layers keep their weights: peft finds out by itself."""
+    """Without peft's warnings about what is meant so: which way round GPT-2's layers keep their weights (it finds out
+    by itself), a second adapter on a model, an active one taken off."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*fan_in_fan_out.*")
+        for message in (".*fan_in_fan_out.*", "Already found a `peft_config`", "Adapter .* was active"):
+            warnings.filterwarnings("ignore", message=message)
         yield
 
 

@@ -23,6 +23,8 @@ from huggingface_hub import snapshot_download
 from .. import schedulers
 from ..errors import InputError
 from ..inference import check_is_policy_checkpoint, check_pair, check_video_pair, imagine, plan, side_by_side
+from ..modeling.adapter_base import adapter_folder
+from ..modeling.adapters import adapters_of, attach, merge_adapters, quiet_peft, require_same_base
 from ..modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction
 from ..modeling.vpdd.processing_vpdd import VPDDProcessor
 from ..saving import save_policy
@@ -84,9 +86,11 @@ class VPDDPipeline(DiffusionPipeline):
         self._guidance_scale = 1.0
         self._num_timesteps = 0
         self._interrupt = False
-        # adapter name -> its processor; the pipeline's own comes back when none acts
-        self._adapter_processors: dict = {}
+        # Each adapter comes with a processor. One that was loaded along with the model is part of the pipeline: its
+        # base may be a model of video alone.
+        self._own_adapters = adapters_of(model)
         self._own_processor = processor
+        self._adapter_processors: dict = dict.fromkeys(self._own_adapters, processor)
 
     # ---- what callbacks look at -------------------------------------------------------------------------------------
 
@@ -284,11 +288,9 @@ class VPDDPipeline(DiffusionPipeline):
             raise InputError(f"adapter: {adapter} holds no adapter of this package.")
         if not (folder / "processor_config.json").is_file():
             raise InputError(f"adapter: {adapter} has no processor (processor_config.json is missing).")
-        require_same_model(self.model, folder, str(adapter))
+        require_same_base(self.model, folder, str(adapter))
         processor = VPDDProcessor.from_pretrained(folder)
         check_pair(self.model, processor)
-        if held and not self._adapter_processors:  # loaded together with its base
-            self._adapter_processors = dict.fromkeys(held, self.processor)
         attach(self.model, folder, name, str(adapter))
         self._adapter_processors[name] = processor
         self.set_adapters(name)
@@ -306,34 +308,28 @@ class VPDDPipeline(DiffusionPipeline):
             )
         if names[0] not in held:
             raise InputError(f"set_adapters: no adapter {names[0]!r} is loaded; there are {held or 'none'}.")
-        self.model.enable_adapters()
         self.model.set_adapter(names[0])
-        self.processor = self._adapter_processors.get(names[0], self.processor)
+        self.processor = self._adapter_processors[names[0]]
 
     def get_active_adapters(self) -> list[str]:
         """Name of the adapter that acts, in a list as diffusers gives it."""
         return self.model.active_adapters() if adapters_of(self.model) else []
 
     def unload_lora_weights(self) -> None:
-        """Takes all adapters off: model and processor are those of before the first `load_lora_weights`.
-
-        Raises:
-            InputError: The pipeline was loaded from an adapter, whose base may not be a policy.
-        """
-        if "default" not in self._adapter_processors and adapters_of(self.model):
-            raise InputError(
-                "unload_lora_weights: this pipeline was loaded from an adapter. Load its base for one without."
-            )
-        if (held := adapters_of(self.model)) and self._adapter_processors.get(held[0]) is self._own_processor:
-            held = held[1:]
-        if held:
-            self.model.delete_adapter(held)
-        self._adapter_processors, self.processor = {}, self._own_processor
+        """Takes off what `load_lora_weights` put on: model and processor are those the pipeline was made with."""
+        added = [name for name in adapters_of(self.model) if name not in self._own_adapters]
+        if self._own_adapters:
+            self.set_adapters(self._own_adapters[0])
+        if added:
+            with quiet_peft():
+                self.model.delete_adapter(added)
+        self._adapter_processors = dict.fromkeys(self._own_adapters, self._own_processor)
+        self.processor = self._own_processor
 
     def fuse_lora(self) -> None:
         """Merges the adapter that acts into the weights, for good: the speed of a model without adapters."""
         merge_adapters(self.model)
-        self._adapter_processors, self._own_processor = {}, self.processor
+        self._own_adapters, self._adapter_processors, self._own_processor = [], {}, self.processor
 
     def save_pretrained(self, save_directory: str | os.PathLike, max_shard_size: str | int = "5GB", **kwargs) -> None:
         """Writes the one-folder layout of this package, not a sub-folder per component."""

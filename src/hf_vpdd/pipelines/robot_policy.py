@@ -148,11 +148,12 @@ def processor_of_adapter(model, processor):
     from transformers import AutoProcessor
 
     try:
-        of_base = AutoProcessor.from_pretrained(base.name, revision=base.revision)
-        own = AutoProcessor.from_pretrained(folder)
+        # as it is now, which is what transformers took, and as it was
+        of_base = [AutoProcessor.from_pretrained(base.name, revision=which) for which in {None, base.revision}]
     except OSError:  # the base has none: this one was given
         return processor
-    return own if processor.to_dict() == of_base.to_dict() else processor
+    given = processor.to_dict()
+    return AutoProcessor.from_pretrained(folder) if given in [one.to_dict() for one in of_base] else processor
 
 
 class ShippedModel(dict):

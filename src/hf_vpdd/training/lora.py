@@ -212,7 +212,9 @@ def _targets(policy: nn.Module, options: LoraArguments) -> str | list[str]:
     layers = [name for name, _ in layers if not _within(name, whole)]
     if not layers:
         some = [
-            name for name, module in policy.named_modules() if isinstance(module, _ADAPTABLE) and _is_plain(module)
+            name
+            for name, module in policy.named_modules()
+            if isinstance(module, _ADAPTABLE) and _is_plain(module) and module.weight.requires_grad
         ]
         some = [name for name in some if not _within(name, whole)]
         raise InputError(
