@@ -239,8 +239,10 @@ def test_gr1(tmp_path):
     episode = gr1_episode(3)
     loaded = AutoModel.from_pretrained(tmp_path / "lora")
     assert type(loaded) is GR1ForRobotPolicy
+    ours, theirs = loaded.state_dict(), trained.state_dict()
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     actions = plain_actions(loaded, processor, episode)
-    np.testing.assert_array_equal(actions, plain_actions(trained, processor, episode))
+    np.testing.assert_allclose(actions, plain_actions(trained, processor, episode), atol=1e-5)
     assert np.abs(actions - plain_actions(model, processor, episode)).max() > 1e-3
     policy = RobotPolicy.from_pretrained(tmp_path / "lora", device="cpu")
     assert policy.select_action(episode[0]).shape == actions.shape[-1:]
