@@ -95,7 +95,8 @@ def minimal_card(model) -> str:
         usage = "pipe = VPDDPipeline.from_pretrained(REPOSITORY)  # imagines video; it knows no actions yet"
     adapted, header = "", ""
     if adapters_of(model) and (base := getattr(model, "adapter_base", None)) is not None:
-        adapted = f" This is a LoRA adapter on {base.name}" + (f" at {base.revision}." if base.revision else ".")
+        name_of_base = f"{base.name} at {base.revision}" if base.revision else Path(base.name).name
+        adapted = f" This is a LoRA adapter on {name_of_base}."
         header = "- lora\n" + (f"base_model: {base.name}\n" if base.revision else "")
     return (
         "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n- robotics\n- video-pretraining\n"
