@@ -4,10 +4,10 @@ The policy stays the object it was: peft's layers are put into it, its own weigh
 trained and nothing else; the rest comes from `init_from`, whose hash is part of a run's identity.
 """
 
+import copy
 import os
 import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -291,10 +291,6 @@ def load_trained_weights(model: nn.Module, weights: dict) -> None:
         raise InputError(f"the checkpoint has weights for {wrong[0]}, which this model has not: it is of another run")
 
 
-def merged_copy(policy: nn.Module) -> nn.Module:
-    """The policy with its adapter merged in; merging `policy` itself has no exact way back."""
-    import copy
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return merge_adapters(copy.deepcopy(policy))
+def save_merged(policy: nn.Module, save: Callable[[nn.Module], None]) -> None:
+    """Give `save` a copy of the policy with its adapter merged in; merging `policy` itself has no exact way back."""
+    save(merge_adapters(copy.deepcopy(policy)))

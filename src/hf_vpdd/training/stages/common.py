@@ -346,8 +346,8 @@ def save_fine_tuned(folder: Path, model, processor, recipe: Recipe, final: bool)
     if not recipe.options.lora:
         write(folder, model)
         return
-    from ..lora import merged_copy
+    from ..lora import save_merged
 
     write(folder / "adapter" if final else folder, model)
     if final:
-        write(folder, merged_copy(model))
+        save_merged(model, lambda policy: write(folder, policy))
