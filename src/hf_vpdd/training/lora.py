@@ -262,13 +262,17 @@ def modules_of(parameters: Sequence[str], policy: nn.Module) -> list[str]:
     return sorted(name for name in found if not any(name.startswith(other + ".") for other in found))
 
 
-def trained_weights(model: nn.Module) -> dict:
-    """Of a model with adapters what training changes, on the way to a checkpoint; of others everything."""
-    state = model.state_dict()
+def kept_names(model: nn.Module) -> set[str]:
+    """Names of the tensors that a checkpoint has to hold: of a model with adapters what is trained, else all."""
     if not any(adapters_of(module) for module in model.modules()):
-        return state
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    return {name: tensor for name, tensor in state.items() if name in trained}
+        return set(model.state_dict())
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def trained_weights(model: nn.Module) -> dict:
+    """The tensors of `kept_names`, on the way to a checkpoint."""
+    names = kept_names(model)
+    return {name: tensor for name, tensor in model.state_dict().items() if name in names}
 
 
 def load_trained_weights(model: nn.Module, weights: dict) -> None:
@@ -279,7 +283,7 @@ def load_trained_weights(model: nn.Module, weights: dict) -> None:
         return
     # checkpoints of earlier versions: peft's own wrapper around, and the frozen weights too
     weights = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    trained = kept_names(model)
     absent = sorted(trained - weights.keys())
     if absent:
         raise InputError(
