@@ -166,6 +166,15 @@ def test_now_and_then_a_bad_step_does_not_stop_the_run(tmp_path):
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "model.safetensors").values())
 
 
+def test_the_bar_tells_speed_time_left_and_memory(tmp_path, capsys):
+    train(ToyTask(), toy_recipe(tmp_path, steps=9, log_every=2, eval_every=6, progress=True))
+    told = capsys.readouterr()
+    bar = told.err.split("\r")[-1]
+    for part in ("pretrain: 100%", "9/9 [", "<", "step/s", "loss=", "samples/s=", "mem=", "GB"):
+        assert part in bar, bar
+    assert "[pretrain 6/9] loss " in told.out
+
+
 def test_run_files_and_random_state(tmp_path):
     torch.manual_seed(5)
     handler, expected = signal.getsignal(signal.SIGTERM), torch.rand(3)

@@ -16,6 +16,7 @@ from hf_vpdd.training.phases import PhasedSampler
 from hf_vpdd.training.stages.demonstrations import Transitions, action_labels
 from hf_vpdd.training.stages.offline_rl import OfflineRLTask
 
+from .run_files import check_records
 from .small_data import SIZE, TASKS, write_dataset
 from .vptr_data import TEXT, vptr_experiment
 
@@ -146,6 +147,7 @@ def test_resuming_over_the_boundary_repeats_an_uninterrupted_run(road, policy):
     folder = road["root"] / "resumed"
     run(road, "resumed", steps=3, **settings)
     run(road, "resumed", steps=6, **settings)
+    check_records(folder, "offline_rl", road["store"].fingerprint)
     first, second = (load_file(f / "model.safetensors") for f in (policy, folder))
     assert all(torch.equal(first[k], second[k]) for k in first)
     states = [torch.load(f / "checkpoint-000006" / "state.pt", weights_only=True)["task"] for f in (policy, folder)]

@@ -50,13 +50,24 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate * group["lr_multiplier"]
 
 
-def guarded_step(optimizer: torch.optim.Optimizer, bad: torch.Tensor) -> None:
-    """One step unless `bad` (0-dim bool, on the device) says that the gradients are not to be used; clears them."""
+def guarded_step(
+    optimizer: torch.optim.Optimizer, bad: torch.Tensor, scaler: torch.amp.GradScaler | None = None
+) -> None:
+    """One step unless `bad` (0-dim bool, on the device) says that the gradients are not to be used; clears them.
+
+    Args:
+        scaler: of float16 training; the gradients have been unscaled. Its scale is halved after an overflow, which
+            `bad` must include, and grows again in time.
+    """
     inner = getattr(optimizer, "optimizer", optimizer)  # as it is, or wrapped by accelerate
+    # accelerate's wrapper would let the scaler take the step, which knows nothing of `bad`.
+    step = optimizer.step if scaler is None else inner.step
     if inner.defaults.get("fused"):
         # The fused kernel leaves weights, moments and step count alone when found_inf is 1 (made for GradScaler).
         inner.grad_scale, inner.found_inf = None, bad.float()
-        optimizer.step()
+        step()
     elif not bool(bad):
-        optimizer.step()
+        step()
+    if scaler is not None:
+        scaler.update()
     optimizer.zero_grad(set_to_none=True)

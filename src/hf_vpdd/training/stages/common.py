@@ -17,21 +17,25 @@ from ...files import atomic_path, file_sha256
 from ...modeling.quiet import quiet_transformers
 from ..arguments import DataArguments, Recipe
 from ..memory_format import to_channels_last
+from ..preflight import check_data
+from ..processes import join_processes, main_process_first
 
 
-def open_store(recipe: Recipe, store: Any = None, video_only: bool = False):
+def open_store(recipe: Recipe, store: Any = None, video_only: bool = False, base: Path | None = None):
     """The decoded frames of `recipe.data` (built once and cached), or `store` if it was loaded already.
 
     Args:
         video_only: for networks that look at each picture by itself. Every camera of every root is then a recording of
             its own (spec §3.4: views are independent rows in pre-training); roots may differ in cameras, frame rate,
             states and actions. Otherwise a store with one view per camera, for policies, whose roots must agree.
+        base: Folder of the policy that is trained further, which the data must fit.
     """
     from ...data.frame_store import FrameStore
     from ...data.multiview import build_views, flatten_views
 
     data = recipe.data
     if store is None:
+        check_data(recipe, base)
         with main_process_first():
             stores = [
                 build_views(
@@ -78,13 +82,6 @@ def sample_groups(store, data: DataArguments, positions: np.ndarray) -> tuple[np
         if weight > 0 and not (groups == number).any():
             raise InputError(f"data.weights gives {root} a share of {weight}, but no training frame comes from it")
     return groups, list(data.weights)
-
-
-def main_process_first():
-    """Context in which one process fills a cache before the others read it."""
-    from accelerate import PartialState
-
-    return PartialState().main_process_first()
 
 
 def choose_episodes(store, data: DataArguments) -> tuple[list[int], list[int]]:
@@ -197,12 +194,10 @@ def store_codes(
                 f"{len(store.cameras)} camera(s) of the store"
             )
         return codes
-    from accelerate import PartialState
-
     from ...data.frame_store import FrameRows
     from ...data.tokens import tokenize
 
-    config, device = vqvae.config, PartialState().device
+    config, device = vqvae.config, join_processes().device
     if config.clip_frames > 1 and recipe.data.history_stride > 1:
         raise InputError(
             "data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames"
@@ -334,6 +329,21 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         move_into(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def save_for_rollouts(folder: Path, model, processor, lora: bool) -> None:
+    """A policy that loads without anything else: of LoRA, a copy with the adapters merged in."""
+    import hf_vpdd
+
+    def write(policy) -> None:
+        write_folder(folder, lambda target: hf_vpdd.save_policy(target, policy, processor))
+
+    if not lora:
+        write(model)
+        return
+    from ..lora import save_merged
+
+    save_merged(model, write)
 
 
 def save_fine_tuned(folder: Path, model, processor, recipe: Recipe, final: bool) -> None:

@@ -25,11 +25,13 @@ from .common import (
     rows_of,
     sample_groups,
     save_fine_tuned,
+    save_for_rollouts,
     set_views,
     start_hash,
     store_codes,
     weights_fingerprint,
 )
+from .pretrain import forecast_videos
 from .windows import Windows, tensors_only
 
 
@@ -47,7 +49,7 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     start = starting_point(recipe.init_from, "finetune")
     check_model_type(start.folder, "vpdd", "finetune")
     require_processor(start.folder)
-    store = open_store(recipe, store)
+    store = open_store(recipe, store, base=None if recipe.options.from_scratch else start.folder)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
@@ -65,6 +67,7 @@ class FinetuneTask(DiffusionTask):
             self.policy, from_policy, missing = build_policy(recipe, start, store)
         config = self.policy.config
         train_episodes, held_out = choose_episodes(store, data)
+        self.held_out = held_out
         vqvae = self.policy.model.vqvae
         fingerprint = weights_fingerprint(vqvae)
         codes = store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size)
@@ -88,6 +91,7 @@ class FinetuneTask(DiffusionTask):
             everything, _ = choose_episodes(store, replace(data, episodes_per_task=None, demo_draw=0))
             self.windows.add_cotraining(everything, options.cotrain_samples, data.frame_stride)
         self.num_samples = len(self.windows.train)
+        self.sentences = [store.episode_task[episode] for episode in train_episodes]
         self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.frozen = options.trunk_lr_multiplier == 0
         self.has_unused_parameters = config.video_loss_weight == 0 or config.action_objective == "regression"
@@ -139,10 +143,17 @@ class FinetuneTask(DiffusionTask):
             for name, error in _errors(actions, batch["action"], processor.action_layout).items():
                 sums[name] = sums.get(name, 0.0) + (error.double() * real).sum()
         errors = {name: float(error / real_steps) for name, error in sums.items()}
-        return Evaluation({"loss": float(total / len(self.windows.val)), **errors})
+        videos = {}
+        if self.policy.config.action_objective == "diffusion" and self.policy.config.video_loss_weight > 0:
+            number = self.recipe.train.eval_videos
+            videos = forecast_videos(self.policy, self.windows, self.held_out, number, device)
+        return Evaluation({"loss": float(total / len(self.windows.val)), **errors}, videos=videos)
 
     def save_model(self, folder, model, final):
         save_fine_tuned(folder, model, self.processor, self.recipe, final)
+
+    def save_policy(self, folder, model):
+        save_for_rollouts(folder, model, self.processor, self.options.lora)
 
 
 def build_policy(recipe: Recipe, start: Start, store) -> tuple[Any, bool, list[str]]:

@@ -19,10 +19,11 @@ from .common import (
     require_processor,
     sample_groups,
     save_fine_tuned,
+    save_for_rollouts,
     set_views,
     start_hash,
 )
-from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture
+from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture, prediction_videos
 
 
 # What a video model does not have: it starts random. `views.0` came through video, the other cameras did not.
@@ -42,7 +43,7 @@ def run_gr1_finetune(recipe: Recipe, store: Any = None) -> Path:
     start = starting_point(recipe.init_from, "finetune")
     check_model_type(start.folder, "gr1", "finetune --model gr1")
     require_processor(start.folder)
-    store = open_store(recipe, store)
+    store = open_store(recipe, store, base=None if recipe.options.from_scratch else start.folder)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
@@ -60,6 +61,7 @@ class Gr1FinetuneTask(Task):
             self.policy, from_policy, missing = build_policy(recipe, start, store)
         config = self.policy.config
         train_episodes, held_out = choose_episodes(store, data)
+        self.held_out = held_out
         self.processor = build_processor(
             recipe, start.folder, store, config, train_episodes, keep_statistics=from_policy
         )
@@ -71,6 +73,7 @@ class Gr1FinetuneTask(Task):
             actions=True, shift=options.resolved_shift(data.image_size), paraphrase_prob=options.paraphrase_prob,
         )  # fmt: skip
         self.num_samples = len(self.windows.train)
+        self.sentences = [store.episode_task[episode] for episode in train_episodes]
         self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.has_unused_parameters = config.video_loss_weight == 0
         self.model = self.policy
@@ -113,7 +116,9 @@ class Gr1FinetuneTask(Task):
         if not video:
             return Evaluation(metrics)
         picture = prediction_picture(self.windows, self._forecast, self.options.picture_samples, device)
-        return Evaluation(metrics | score.metrics(), {"prediction": picture})
+        number = self.recipe.train.eval_videos
+        videos = prediction_videos(self.windows, self._forecast, self.held_out, number, device)
+        return Evaluation(metrics | score.metrics(), {"prediction": picture}, videos)
 
     def _errors(self, output, truth: torch.Tensor) -> dict[str, torch.Tensor]:
         """How far off each action is, (B, T, chunk)."""
@@ -133,6 +138,9 @@ class Gr1FinetuneTask(Task):
 
     def save_model(self, folder, model, final):
         save_fine_tuned(folder, model, self.processor, self.recipe, final)
+
+    def save_policy(self, folder, model):
+        save_for_rollouts(folder, model, self.processor, self.options.lora)
 
 
 def build_policy(recipe: Recipe, start: Start, store) -> tuple[Any, bool, list[str]]:

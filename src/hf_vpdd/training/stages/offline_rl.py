@@ -96,6 +96,7 @@ class OfflineRLTask(Task):
         prior, target = training_rows(store, split, data)
         self.prior, self.rows = len(prior), np.concatenate((prior, target))
         self.num_samples = len(self.rows)
+        self.sentences = self.tasks
         self.sample_groups, self.group_weights = prior_groups(store, data, prior)
         known = [e for e in split.held_out if store.episode_task[e] in table]
         self.held_out = spread(frame_indices(store, known), recipe.train.eval_samples)
@@ -109,6 +110,9 @@ class OfflineRLTask(Task):
             add_lora(self.policy, options, start, self.policy.own_parameters(), parameters=("log_temperature",))
             self._freeze_cloned()
         self.own_optimizers = options.objective == "cql"
+        self.unshardable = (
+            "V-PTR's policy has a single number for a weight (its temperature), and CQL its own optimisers"
+        )
         self.model = self.policy if self.own_optimizers else Cloning(self.policy)
         self.fingerprints = {
             "dataset": store.fingerprint, "prior": ",".join(map(str, split.prior)),
