@@ -282,7 +282,10 @@ def load_trained_weights(model: nn.Module, weights: dict) -> None:
         model.load_state_dict(weights)
         return
     # checkpoints of earlier versions: peft's own wrapper around, and the frozen weights too
-    weights = {name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()}
+    known = model.state_dict().keys()
+    weights = {
+        name if name in known else name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()
+    }
     trained = kept_names(model)
     absent = sorted(trained - weights.keys())
     if absent:
