@@ -15,7 +15,6 @@ from transformers import PreTrainedModel
 from ..errors import InputError
 from .arguments import TrainArguments
 from .ema import Ema
-from .lora import kept_names
 from .memory_format import to_channels_last
 from .optimizer import build_optimizer, guarded_step
 from .task import Task
@@ -227,7 +226,7 @@ class ShardedModel(WholeModel):
         return [self._whole(_like(mine, p)) for mine, p in zip(ema.shadow, ema.parameters, strict=True)]
 
     def state(self, ema: Ema | None) -> dict[str, Any]:
-        kept = kept_names(self.bare)
+        kept = self.task.kept_names(self.bare)
         weights = {name: self._whole(value) for name, value in self.model.state_dict().items() if name in kept}
         optimizer = self.optimizer.state_dict()
         moments = {
@@ -238,7 +237,7 @@ class ShardedModel(WholeModel):
         return {"model": weights, "ema": average, "optimizer": {**optimizer, "state": moments}}
 
     def load_state(self, state: dict[str, Any], ema: Ema | None) -> None:
-        kept = kept_names(self.bare)
+        kept = self.task.kept_names(self.bare)
         mine = {name: value for name, value in self.model.state_dict().items() if name in kept}
         if mine.keys() != state["model"].keys():
             raise InputError(f"the checkpoint has other weights: {sorted(mine.keys() ^ state['model'].keys())[:5]}")

@@ -262,31 +262,24 @@ def modules_of(parameters: Sequence[str], policy: nn.Module) -> list[str]:
     return sorted(name for name in found if not any(name.startswith(other + ".") for other in found))
 
 
-def kept_names(model: nn.Module) -> set[str]:
-    """Names of the tensors that a checkpoint has to hold: of a model with adapters what is trained, else all."""
-    if not any(adapters_of(module) for module in model.modules()):
-        return set(model.state_dict())
+def trained_names(model: nn.Module) -> set[str]:
+    """Names of the tensors that training changes."""
     return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def trained_weights(model: nn.Module) -> dict:
-    """The tensors of `kept_names`, on the way to a checkpoint."""
-    names = kept_names(model)
-    return {name: tensor for name, tensor in model.state_dict().items() if name in names}
-
-
 def load_trained_weights(model: nn.Module, weights: dict) -> None:
-    """The way back. Adapters are found by name, each and every one: a run that silently went on with fresh ones would
-    look like any other."""
-    if not any(adapters_of(module) for module in model.modules()):
-        model.load_state_dict(weights)
-        return
+    """Puts the tensors of `trained_names` back, each and every one: a run that silently went on with fresh adapters
+    would look like any other.
+
+    Raises:
+        InputError: One is missing, or there are weights for what the model has not.
+    """
     # checkpoints of earlier versions: peft's own wrapper around, and the frozen weights too
     known = model.state_dict().keys()
     weights = {
         name if name in known else name.removeprefix("base_model.model."): tensor for name, tensor in weights.items()
     }
-    trained = kept_names(model)
+    trained = trained_names(model)
     absent = sorted(trained - weights.keys())
     if absent:
         raise InputError(

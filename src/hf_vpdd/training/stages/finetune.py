@@ -95,7 +95,7 @@ class FinetuneTask(DiffusionTask):
         self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.frozen = options.trunk_lr_multiplier == 0
         self.has_unused_parameters = config.video_loss_weight == 0 or config.action_objective == "regression"
-        self.model = self.policy
+        self.model, self.keeps_trained_only = self.policy, options.lora
         add_lora(self.policy, options, start, missing)
         if self.frozen:
             self.policy.model.requires_grad_(False)

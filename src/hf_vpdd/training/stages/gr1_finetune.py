@@ -76,7 +76,7 @@ class Gr1FinetuneTask(Task):
         self.sentences = [store.episode_task[episode] for episode in train_episodes]
         self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.has_unused_parameters = config.video_loss_weight == 0
-        self.model = self.policy
+        self.model, self.keeps_trained_only = self.policy, options.lora
         add_lora(self.policy, options, start, missing)
         self.fingerprints = {
             "dataset": store.fingerprint, "episodes": ",".join(map(str, train_episodes)),

@@ -106,6 +106,7 @@ class OfflineRLTask(Task):
             options.bound_with_returns, options.max_backup,
         )  # fmt: skip
         self._freeze()
+        self.keeps_trained_only = options.lora
         if options.lora:
             add_lora(self.policy, options, start, self.policy.own_parameters(), parameters=("log_temperature",))
             self._freeze_cloned()
