@@ -32,11 +32,8 @@ class Task:
     learning_rate_multipliers: dict[str, float] | None = None  # parameter name prefix -> multiplier
     sample_groups: np.ndarray | None = None  # int (num_samples,), and the share of each group: see IndexSampler
     group_weights: list[float] | None = None
-<<<<<<< HEAD
     sentences: list[str] | None = None  # instructions of the training data, of a task that trains a policy
-=======
     keeps_trained_only = False  # checkpoints leave out what is frozen: it is `init_from`'s, each time anew (LoRA)
->>>>>>> lora
     own_optimizers = False  # the task takes its steps by itself (`step`): the loop builds no optimiser
     half_weights = True  # with bf16 and FSDP2 weights may be gathered in bfloat16: nothing counts on float32 ones
     unshardable: str | None = None  # why the model cannot be cut into slices over the processes (FSDP2), if so
