@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import InputError
 from ..modeling.adapter_base import ADAPTER_CONFIG, AdapterBase, adapter_folder
-from ..modeling.adapters import adapters_of, attach, merge_adapters, quiet_peft, require_peft
+from ..modeling.adapters import attach, merge_adapters, quiet_peft, require_peft
 from ..modeling.lora_targets import LORA_TARGETS
 from .lora_arguments import LORA_DEFAULTS, LoraArguments
 
