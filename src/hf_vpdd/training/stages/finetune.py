@@ -145,7 +145,7 @@ class FinetuneTask(DiffusionTask):
                 sums[name] = sums.get(name, 0.0) + (error.double() * real).sum()
         errors = {name: float(error / real_steps) for name, error in sums.items()}
         videos = {}
-        if self.policy.config.action_objective == "diffusion" and self.policy.config.video_loss_weight > 0:
+        if self.policy.config.action_objective == "diffusion":
             number = self.recipe.train.eval_videos
             videos = forecast_videos(self.policy, self.windows, self.held_out, number, device)
         return Evaluation({"loss": float(total / len(self.windows.val)), **errors}, videos=videos)
