@@ -28,11 +28,10 @@ from .common import (
     save_fine_tuned,
     save_for_rollouts,
     set_views,
-    store_codes,
     weights_fingerprint,
 )
 from .pretrain import forecast_videos
-from .windows import Windows, tensors_only
+from .windows import Windows, frames_and_codes, tensors_only
 
 
 def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
@@ -49,7 +48,8 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     folder = require_model_folder(recipe.init_from, "finetune")
     check_model_type(folder, "vpdd", "finetune")
     require_processor(folder)
-    store = open_store(recipe, store, base=None if recipe.options.from_scratch else folder)
+    base = None if recipe.options.from_scratch else folder
+    store = open_store(recipe, store, decode=False, base=base)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
@@ -70,7 +70,7 @@ class FinetuneTask(DiffusionTask):
         self.held_out = held_out
         vqvae = self.policy.model.vqvae
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size)
+        codes = frames_and_codes(recipe, store, vqvae, codes, fingerprint, config, True)
         self.policy.to("cpu")
         self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
         self.windows = Windows(
