@@ -22,7 +22,7 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 class DeepSpeedModel(ShardedModel):
-    """A copy of the task's model in a DeepSpeed engine. The engine clips, steps, and skips steps that are not finite."""
+    """A copy of the task's model in a DeepSpeed engine, which clips, steps, and skips steps that are not finite."""
 
     def __init__(self, accelerator, task: Task, args: TrainArguments):
         super().__init__(accelerator, task, args)
@@ -48,6 +48,8 @@ class DeepSpeedModel(ShardedModel):
         return plugin
 
     def prepare(self) -> None:
+        from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
         shared = {id(thing): thing for thing in self.task.shared_with_copies()}
         trained = copy.deepcopy(self.bare, shared)
         self.task.on_device(self.device, self.args)
@@ -63,6 +65,7 @@ class DeepSpeedModel(ShardedModel):
         self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
         self.zero = self.model.optimizer  # DeepSpeed's, around torch's
         self._make_moments()
+        unset_hf_deepspeed_config()  # else `from_pretrained` of the next stage in this process would cut what it loads
 
     def backward(self, loss: torch.Tensor, last: bool) -> None:
         self.model.set_gradient_accumulation_boundary(is_boundary=last)

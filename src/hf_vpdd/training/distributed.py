@@ -1,9 +1,11 @@
 """How the processes of a run hold its model: each of them whole (`WholeModel`), or each a slice of every weight
-(`ShardedModel`, FSDP2). The loop talks to both alike; a checkpoint of one can be resumed by the other.
+(`ShardedModel`, FSDP2; `deepspeed.DeepSpeedModel`). The loop talks to all alike; a checkpoint of one can be resumed by
+the others.
 """
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,7 +23,7 @@ from .task import Task
 
 
 def hold_model(accelerator, task: Task, args: TrainArguments) -> "WholeModel":
-    """What the launcher asked for: FSDP2 if its configuration says so, else whole models.
+    """What the launcher asked for: FSDP2 or DeepSpeed if its configuration says so, else whole models.
 
     Raises:
         InputError: a way of sharding, or an option with it, that this loop cannot do.
@@ -88,9 +90,9 @@ class WholeModel:
     def average(self) -> Ema | None:
         """The moving average that `args` ask for."""
         args = self.args
-        return (
-            Ema(self.trained.parameters(), args.ema_decay, args.ema_every, args.ema_start) if args.ema_decay else None
-        )
+        if not args.ema_decay:
+            return None
+        return Ema(self.trained.parameters(), args.ema_decay, args.ema_every, args.ema_start)
 
     def train_mode(self) -> None:
         self.task.train_mode(self.model)
@@ -158,11 +160,11 @@ class ShardedModel(WholeModel):
         super().__init__(accelerator, task, args)
         if task.unshardable:
             raise InputError(
-                f"FSDP2 cannot be used here: {task.unshardable}. Launch with recipes/accelerate/multi_gpu_bf16.yaml "
-                "(every GPU holds the model, which is small)"
+                f"FSDP2 and DeepSpeed cannot be used here: {task.unshardable}. Launch with "
+                "recipes/accelerate/multi_gpu_bf16.yaml (every GPU holds the model, which is small)"
             )
         if args.compile:
-            raise InputError("--compile does not go together with FSDP2: leave it out")
+            raise InputError("--compile does not go together with FSDP2 or DeepSpeed: leave it out")
         self.plugin = self._plugin()
 
     def _plugin(self):
@@ -193,6 +195,8 @@ class ShardedModel(WholeModel):
     def prepare(self) -> None:
         from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+        # A warning for code that changes outputs in place, which the losses do not.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         shared = {id(thing): thing for thing in self.task.shared_with_copies()}
         trained = copy.deepcopy(self.bare, shared)
         self.task.on_device(self.device, self.args)

@@ -13,7 +13,7 @@ class Ema:
     (10 + n) after n updates. Or, as the official code does (every 10 steps, start 2000), with a hard copy of the
     weights until step `start`, and the full decay from there.
 
-    Of a weight that is cut into slices (FSDP2, ZeRO 3), each process averages its own; see `ShardedModel`, which gathers them.
+    Of a weight that is cut into slices (FSDP2, ZeRO 3), each process averages its own; `ShardedModel` gathers them.
 
     Args:
         every: steps between two updates. start: until this step the average is a copy; 0: warm-up instead.
