@@ -6,9 +6,10 @@ GPUs and 1 M hours of video.
     python benchmarks/scaling.py --json             # one object a line
     python benchmarks/scaling.py --gpus 8 --peak_tflops 312 --gpu_gb 80     # other assumptions
 
-Every row says what it is: `measured` here, `counted` (torch run on tensors without content: the same operations at any
-size), `assumed` (an argument of this script), or `derived` from rows before it by the formula in `from`. The network is
-VPDD's video denoiser (fused trunk, 144 codes of a 96-pixel picture); a sample is one window: now and the future.
+Every row says what it is: `measured` here, `counted` (torch run on tensors without content: the same operations at
+any size), `assumed` (an argument of this script), or `derived` from rows before it by the formula in `from`. The
+network is VPDD's video denoiser (fused trunk, 144 codes of a 96-pixel picture); a sample is one window: now and the
+future.
 
 `ms` is time of one step or call where there is one, `ratio` what the row's name says it is compared with, `peak_mb`
 memory.
@@ -60,8 +61,8 @@ def loss_of(model, samples: int):
 
 
 def one_step(size: tuple[int, int], samples: int, recompute: bool, fake: bool) -> dict:
-    """Parameters, FLOPs of forward and backward, and bytes that the forward keeps for the backward; of the weights only
-    their casts."""
+    """Parameters, FLOPs of forward and backward, and bytes that the forward keeps for the backward; of the weights
+    only their casts."""
     import contextlib
 
     import torch
@@ -101,7 +102,6 @@ class Rows(list):
 
 def measure_model(rows: Rows, sizes: dict, steps: int) -> dict:
     """Rows of bytes, operations and speed; returns what the tables go on with."""
-    import torch
 
     from hf_vpdd.training.arguments import TrainArguments
     from hf_vpdd.training.checkpoints import save_checkpoint
@@ -117,7 +117,9 @@ def measure_model(rows: Rows, sizes: dict, steps: int) -> dict:
             two, four = (one_step(sizes[name], samples, recompute, fake) for samples in (2, 4))
             slope = (four["held"] - two["held"]) / 2
             how = ", recomputed" if recompute else ""
-            rows.add(f"activations of a sample, {name}{how}", slope / 2**20, "MiB", kind, "saved_tensors_hooks, 2 and 4")
+            rows.add(
+                f"activations of a sample, {name}{how}", slope / 2**20, "MiB", kind, "saved_tensors_hooks, 2 and 4"
+            )
             entry = facts["sizes"].setdefault(name, {"parameters": two["parameters"], "block": two["block"]})
             entry["held" if not recompute else "held_recomputed"] = slope
             if not recompute:
@@ -151,7 +153,9 @@ def measure_model(rows: Rows, sizes: dict, steps: int) -> dict:
     flops = facts["sizes"][real[-1]]["flops"]
     rows.add(f"training, {real[-1]}, bf16", samples / seconds, "samples/s/core", "measured", "CPU time of a step of 4")
     rows[-1]["ms"] = 1000 * seconds
-    facts["core_flops"] = rows.add("operations, bf16", flops * samples / seconds / 1e9, "GFLOP/s/core", "derived", "both")
+    facts["core_flops"] = rows.add(
+        "operations, bf16", flops * samples / seconds / 1e9, "GFLOP/s/core", "derived", "both"
+    )
     state = {"model": model.state_dict(), "ema": ema.state_dict(), "optimizer": optimizer.state_dict()}
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
@@ -162,7 +166,9 @@ def measure_model(rows: Rows, sizes: dict, steps: int) -> dict:
     facts["checkpoint_bytes"] = rows.add(
         "state.pt, bytes a parameter", size / whole, "B", "measured", "save_checkpoint"
     )
-    facts["write_mb"] = rows.add("checkpoint: write, hash, fsync", size / seconds / 1e6, "MB/s", "measured", "the same")
+    facts["write_mb"] = rows.add(
+        "checkpoint: write, hash, fsync", size / seconds / 1e6, "MB/s", "measured", "the same"
+    )
     rows[-1]["ms"] = 1000 * seconds
     return facts
 
@@ -196,8 +202,8 @@ def measure_data(rows: Rows, seconds_of_video: int, quick: bool) -> dict:
         began = time.process_time()
         count = sum(1 for _ in stream)
         facts["windows"] = rows.add(
-            "windows of 2 frames at random places", count / (time.process_time() - began), "windows/s/core", "measured",
-            "VideoStream, one window a video",
+            "windows of 2 frames at random places", count / (time.process_time() - began), "windows/s/core",
+            "measured", "VideoStream, one window a video",
         )  # fmt: skip
     config = VPDDVQVAEConfig(
         variant="conv_2d", clip_frames=1, downsample=[1, 8, 8], codebook_size=512, codebook_dim=32, hidden_size=96,
@@ -226,7 +232,9 @@ def measure_data(rows: Rows, seconds_of_video: int, quick: bool) -> dict:
     IndexSampler(number, 4, 0).batch(0)
     seconds = time.process_time() - began
     rows.add("order of samples", 1e9 * seconds / number, "s for 1e9", "measured", f"IndexSampler, {number} samples")
-    facts["order_bytes"] = rows.add("order of samples, bytes a sample", 16, "B", "counted", "two permutations of int64")
+    facts["order_bytes"] = rows.add(
+        "order of samples, bytes a sample", 16, "B", "counted", "two permutations of int64"
+    )
     return facts
 
 
@@ -241,7 +249,9 @@ def write_video(path: Path, seconds: int) -> None:
         stream = container.add_stream("libx264", rate=30, options={"crf": "23", "preset": "fast", "threads": "1"})
         stream.width, stream.height, stream.pix_fmt = 640, 480, "yuv420p"
         for number in range(30 * seconds):
-            picture = np.ascontiguousarray(coarse[number % 120 : number % 120 + 480, number % 300 : number % 300 + 640])
+            picture = np.ascontiguousarray(
+                coarse[number % 120 : number % 120 + 480, number % 300 : number % 300 + 640]
+            )
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(stream.encode())
 
@@ -250,7 +260,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__.split("\n\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="smaller networks and fewer repeats; for tests and a look")
+    parser.add_argument(
+        "--quick", action="store_true", help="smaller networks and fewer repeats; for tests and a look"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     group = parser.add_argument_group("assumptions about a cluster")
     group.add_argument("--gpus", type=int, default=64, help="number of GPUs")
@@ -275,16 +287,22 @@ def main(argv: list[str] | None = None) -> int:
     facts = measure_model(rows, sizes, 1 if args.quick else 5)
     facts |= measure_data(rows, 2 if args.quick else 20, args.quick)
     derive(rows, facts, args)
-    print_rows(
-        [{**row, "value": float(f"{row['value']:.4g}")} for row in rows] if args.json else [_plain(row) for row in rows],
-        args.json,
-    )  # fmt: skip
+    if args.json:
+        print_rows([{**row, "value": float(f"{row['value']:.4g}")} for row in rows], True)
+    else:
+        print_rows([_plain(row) for row in rows], False)
     return 0
 
 
 def _plain(row: dict) -> dict:
     """As a line of the table."""
-    return {"": row["name"], "value": f"{row['value']:.4g}", "unit": row["unit"], "is": row["kind"], "from": row["from"]}
+    return {
+        "": row["name"],
+        "value": f"{row['value']:.4g}",
+        "unit": row["unit"],
+        "is": row["kind"],
+        "from": row["from"],
+    }
 
 
 if __name__ == "__main__":

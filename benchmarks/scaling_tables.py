@@ -32,14 +32,18 @@ def memory(rows, name: str, size: dict, facts: dict, args) -> None:
     """Of one GPU: what a parameter and a sample take, whole and cut."""
     whole = facts["state_bytes"] * size["parameters"]
     # Autocast keeps a bfloat16 copy of each weight from forward to backward.
-    rows.add(f"{name}: whole on each GPU", (whole + 2 * size["parameters"]) / 1e9, "GB", "derived", "state + bf16 casts")
+    rows.add(
+        f"{name}: whole on each GPU", (whole + 2 * size["parameters"]) / 1e9, "GB", "derived", "state + bf16 casts"
+    )
     # Two blocks are there at once, since the next is gathered while one runs; their gradients are float32.
     gathered = 2 * size["block"] * (2 + 4)
     cut = whole / args.gpus + gathered
     rows.add(f"{name}: cut over {args.gpus} GPUs", cut / 1e9, "GB", "derived", "state / GPUs + 2 blocks gathered")
     room = args.gpu_gb * 1e9 * 0.9 - cut
     for kind, how in (("held", ""), ("held_recomputed", ", recomputed")):
-        rows.add(f"{name}: samples that fit a GPU{how}", room / size[kind], "", "derived", "90 % of memory - cut state")
+        rows.add(
+            f"{name}: samples that fit a GPU{how}", room / size[kind], "", "derived", "90 % of memory - cut state"
+        )
 
 
 def speed(rows, name: str, size: dict, args) -> None:
@@ -59,9 +63,7 @@ def speed(rows, name: str, size: dict, args) -> None:
         taken = each * size["parameters"] / (args.network_gbytes * 1e9)
         rows.add(f"{name}: network of a step, {how}", 1000 * taken, "ms", "derived", "bytes a parameter / network")
         if how.startswith("FSDP2 ("):
-            rows.add(
-                f"{name}: samples a GPU and step that hide it", taken * per_gpu, "", "derived", "network x speed"
-            )
+            rows.add(f"{name}: samples a GPU and step that hide it", taken * per_gpu, "", "derived", "network x speed")
 
 
 def checkpoint(rows, name: str, size: dict, facts: dict, args) -> None:
@@ -70,7 +72,9 @@ def checkpoint(rows, name: str, size: dict, facts: dict, args) -> None:
     here = rows.add(f"{name}: saving at this machine's speed", total / facts["write_mb"] / 1e6, "s", "derived", "MB/s")
     there = rows.add(f"{name}: writing at the assumed disk's", total / args.disk_gbytes / 1e9, "s", "derived", "GB/s")
     for seconds, where in ((here, "here"), (there, "there")):
-        rows.add(f"{name}: least pause between saves, 1 % lost, {where}", 100 * seconds / 60, "min", "derived", "x 100")
+        rows.add(
+            f"{name}: least pause between saves, 1 % lost, {where}", 100 * seconds / 60, "min", "derived", "x 100"
+        )
 
 
 def video(rows, name: str, size: dict, facts: dict, args) -> None:
@@ -87,10 +91,14 @@ def video(rows, name: str, size: dict, facts: dict, args) -> None:
     rate = args.peak_tflops * 1e12 * args.mfu
     rows.add("tokenizing all of it", frames * facts["tokenize_flops"] / rate / 3600, "GPU hours", "derived", "FLOP")
     everywhere = rate * args.gpus / size["flops"]
-    rows.add(f"{name}: one pass over all windows", frames / everywhere / 86400, "days", "derived", "frames / samples/s")
+    rows.add(
+        f"{name}: one pass over all windows", frames / everywhere / 86400, "days", "derived", "frames / samples/s"
+    )
     needed = everywhere / facts["windows"]
     rows.add(f"{name}: cores to feed it from files", needed, "cores", "derived", "samples/s / windows/s")
     rows[-1]["ratio"] = needed / cores  # to the cores there are
     read = everywhere * 2 * facts["tokens"] * 2 / 1e6
     rows.add(f"{name}: reading to feed it from the token cache", read, "MB/s", "derived", "2 frames x tokens x 2 B")
-    rows.add("order of all windows, each process", frames * facts["order_bytes"] / 1e9, "GB", "derived", "16 B a window")
+    rows.add(
+        "order of all windows, each process", frames * facts["order_bytes"] / 1e9, "GB", "derived", "16 B a window"
+    )

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -31,7 +32,8 @@ def work(tmp_path_factory):
 
 def launch(launcher: list[str], *words) -> None:
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("ACCELERATE_", "FSDP_"))}
-    environment |= {"PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{ROOT}", "OMP_NUM_THREADS": "1"}
+    paths = [str(ROOT / "src"), str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment |= {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
     command = [sys.executable, "-m", *launcher, "-m", *map(str, words)]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
@@ -57,15 +59,8 @@ def sharded(work):
     return work / "sharded", json.loads((work / "found.json").read_text())
 
 
-@pytest.mark.parametrize("name", RUNS)
-def test_whole_models_end_equal_in_all_processes(whole, name):
-    first, second = json.loads((whole / "ranks.json").read_text())
-    assert first[name] == second[name]
-
-
-@pytest.mark.parametrize("name", SHARDABLE)
-def test_a_sharded_run_ends_where_a_whole_one_does(whole, sharded, name):
-    folders = whole / name, sharded[0] / name
+def check_equal_runs(*folders: Path) -> None:
+    """Two runs had the same losses and ended with the same weights, but for rounding."""
     ours, theirs = (metrics(folder) for folder in folders)
     assert [sorted(line) for line in ours] == [sorted(line) for line in theirs]
     for one, other in zip(ours, theirs):
@@ -79,6 +74,17 @@ def test_a_sharded_run_ends_where_a_whole_one_does(whole, sharded, name):
         torch.testing.assert_close(weights[1][key], value, rtol=1e-3, atol=5e-4, msg=key)
     configs = [json.loads((folder / "config.json").read_text()) for folder in folders]
     assert configs[0]["architectures"] == configs[1]["architectures"] and configs[0].keys() == configs[1].keys()
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_whole_models_end_equal_in_all_processes(whole, name):
+    first, second = json.loads((whole / "ranks.json").read_text())
+    assert first[name] == second[name]
+
+
+@pytest.mark.parametrize("name", SHARDABLE)
+def test_a_sharded_run_ends_where_a_whole_one_does(whole, sharded, name):
+    check_equal_runs(whole / name, sharded[0] / name)
 
 
 def test_saved_policies_of_sharded_runs_load(sharded):
@@ -127,3 +133,20 @@ def test_what_cannot_be_sharded_says_so(sharded):
     refused = sharded[1]["refusals"]
     assert "slow copy" in refused["icvf"] and "multi_gpu_bf16.yaml" in refused["offline_rl"]
     assert "--compile" in refused["compile"]
+
+
+@pytest.mark.skipif(find_spec("deepspeed") is None, reason="DeepSpeed is not installed, and is no dependency")
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed_ends_where_whole_models_do(work, whole, stage):
+    folder = work / f"zero{stage}"
+    folder.mkdir()
+    (folder / "data").symlink_to(work / "data")
+    launcher = ["accelerate.commands.launch", "--config_file", f"recipes/accelerate/deepspeed_zero{stage}.yaml"]
+    launcher += ["--num_processes", "2", "--main_process_port", port(2 + stage)]
+    launch(launcher, "tests.training.sharded_runs", folder)
+    for name in SHARDABLE:
+        check_equal_runs(whole / name, folder / "sharded" / name)
+    assert same_weights(folder / "stopped", folder / "whole_toy")
+    assert metrics(folder / "stopped") == metrics(folder / "whole_toy")
+    assert json.loads((folder / "bad" / "training.json").read_text())["skipped_steps"] == 1
+    assert "slow copy" in json.loads((folder / "found.json").read_text())["refusals"]["icvf"]

@@ -30,6 +30,7 @@ _HOME = {
     "flatten_views": "multiview",
     "join_views": "multiview",
     "next_keyframes": "keyframes",
+    "open_codes": "token_shards",
     "open_dataset": "formats",
     "open_ego4d": "ego4d",
     "open_ssv2": "ssv2",

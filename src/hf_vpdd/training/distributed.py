@@ -1,9 +1,11 @@
 """How the processes of a run hold its model: each of them whole (`WholeModel`), or each a slice of every weight
-(`ShardedModel`, FSDP2). The loop talks to both alike; a checkpoint of one can be resumed by the other.
+(`ShardedModel`, FSDP2; `deepspeed.DeepSpeedModel`). The loop talks to all alike; a checkpoint of one can be resumed by
+the others.
 """
 
 import copy
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -21,7 +23,7 @@ from .task import Task
 
 
 def hold_model(accelerator, task: Task, args: TrainArguments) -> "WholeModel":
-    """What the launcher asked for: FSDP2 if its configuration says so, else whole models.
+    """What the launcher asked for: FSDP2 or DeepSpeed if its configuration says so, else whole models.
 
     Raises:
         InputError: a way of sharding, or an option with it, that this loop cannot do.
@@ -33,6 +35,11 @@ def hold_model(accelerator, task: Task, args: TrainArguments) -> "WholeModel":
     if not _asked_for("FSDP") or (accelerator.num_processes == 1 and accelerator.device.type == "cpu"):
         return WholeModel(accelerator, task, args)
     return ShardedModel(accelerator, task, args)
+
+
+def accelerate_precision(args: TrainArguments) -> str:
+    """What accelerate is to be told. Under DeepSpeed nothing: it would train in bfloat16 alone, without autocast."""
+    return "no" if _asked_for("DEEPSPEED") else args.mixed_precision
 
 
 def _asked_for(engine: str) -> bool:
@@ -51,7 +58,8 @@ class WholeModel:
     """Each process has all of the model; with several of them gradients are averaged (DDP).
 
     Attributes:
-        model: what the loss is computed with, wrapped. bare: the task's own model, for evaluation and saving.
+        model: what the loss is computed with, wrapped. bare: the task's own model, for evaluation and saving. trained:
+            what `model` wraps.
         optimizer, parameters: of the loop; None and all trainable ones for a task that has optimisers of its own.
     """
 
@@ -60,7 +68,7 @@ class WholeModel:
     def __init__(self, accelerator, task: Task, args: TrainArguments):
         self.accelerator, self.task, self.args = accelerator, task, args
         self.device = accelerator.device
-        self.bare = task.model
+        self.bare = self.trained = task.model
 
     def prepare(self) -> None:
         """Put the model on its device and build the optimiser."""
@@ -82,11 +90,20 @@ class WholeModel:
     def average(self) -> Ema | None:
         """The moving average that `args` ask for."""
         args = self.args
-        parameters = self.bare.parameters() if not self.sharded else self.model.parameters()
-        return Ema(parameters, args.ema_decay, args.ema_every, args.ema_start) if args.ema_decay else None
+        if not args.ema_decay:
+            return None
+        return Ema(self.trained.parameters(), args.ema_decay, args.ema_every, args.ema_start)
 
     def train_mode(self) -> None:
         self.task.train_mode(self.model)
+
+    def no_sync(self):
+        """Context for the forward and backward of all micro-batches but a step's last."""
+        return self.accelerator.no_sync(self.model)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        """`last`: of the micro-batches of a step."""
+        self.accelerator.backward(loss)
 
     def clip(self, largest: float) -> torch.Tensor:
         """Scale the gradients to a norm of at most `largest`; returns the norm before, 0-dim, the same everywhere."""
@@ -143,11 +160,11 @@ class ShardedModel(WholeModel):
         super().__init__(accelerator, task, args)
         if task.unshardable:
             raise InputError(
-                f"FSDP2 cannot be used here: {task.unshardable}. Launch with recipes/accelerate/multi_gpu_bf16.yaml "
-                "(every GPU holds the model, which is small)"
+                f"FSDP2 and DeepSpeed cannot be used here: {task.unshardable}. Launch with "
+                "recipes/accelerate/multi_gpu_bf16.yaml (every GPU holds the model, which is small)"
             )
         if args.compile:
-            raise InputError("--compile does not go together with FSDP2: leave it out")
+            raise InputError("--compile does not go together with FSDP2 or DeepSpeed: leave it out")
         self.plugin = self._plugin()
 
     def _plugin(self):
@@ -178,6 +195,8 @@ class ShardedModel(WholeModel):
     def prepare(self) -> None:
         from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
 
+        # A warning for code that changes outputs in place, which the losses do not.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
         shared = {id(thing): thing for thing in self.task.shared_with_copies()}
         trained = copy.deepcopy(self.bare, shared)
         self.task.on_device(self.device, self.args)
@@ -190,6 +209,7 @@ class ShardedModel(WholeModel):
         trained.get_input_embeddings = trained.get_output_embeddings = lambda: None
         optimizer = build_optimizer(trained, self.args, self.task.learning_rate_multipliers)
         self.model, self.optimizer = self.accelerator.prepare(trained, optimizer)
+        self.trained = self.model
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         for module in self.model.modules():
             if isinstance(module, FSDPModule):
@@ -198,7 +218,7 @@ class ShardedModel(WholeModel):
 
     def train_mode(self) -> None:
         self.task.train_mode(self.bare)
-        for trained, told in zip(self.model.modules(), self.bare.modules(), strict=True):
+        for trained, told in zip(self.trained.modules(), self.bare.modules(), strict=True):
             trained.training = told.training
 
     def clip(self, largest: float) -> torch.Tensor:
@@ -225,15 +245,18 @@ class ShardedModel(WholeModel):
     def _whole_average(self, ema: Ema) -> list[torch.Tensor | None]:
         return [self._whole(_like(mine, p)) for mine, p in zip(ema.shadow, ema.parameters, strict=True)]
 
+    def _weights(self) -> dict[str, torch.Tensor | None]:
+        return {name: self._whole(value) for name, value in self.trained.state_dict().items()}
+
     def state(self, ema: Ema | None) -> dict[str, Any]:
-        kept = self.task.kept_names(self.bare)
-        weights = {name: self._whole(value) for name, value in self.model.state_dict().items() if name in kept}
         optimizer = self.optimizer.state_dict()
         moments = {
             number: {name: self._whole(value) for name, value in entry.items()}
             for number, entry in optimizer["state"].items()
         }
         average = {"updates": ema.updates, "shadow": self._whole_average(ema)} if ema else None
+        kept = self.task.kept_names(self.bare)
+        weights = {name: tensor for name, tensor in self._weights().items() if name in kept}
         return {"model": weights, "ema": average, "optimizer": {**optimizer, "state": moments}}
 
     def load_state(self, state: dict[str, Any], ema: Ema | None) -> None:
@@ -258,15 +281,13 @@ class ShardedModel(WholeModel):
             ema.load_state_dict({"updates": state["ema"]["updates"], "shadow": shadow})
 
     def collect(self, ema: Ema | None) -> None:
-        averaged = {}
+        weights = self._weights()
         if ema:
-            averaged = {id(p): mine for p, mine in zip(ema.parameters, self._whole_average(ema), strict=True)}
-        names = {name: id(p) for name, p in self.model.named_parameters(remove_duplicate=False)}
-        own = self.bare.state_dict()
-        for name, value in self.model.state_dict().items():
-            whole = averaged[names[name]] if names.get(name) in averaged else self._whole(value)
-            if whole is not None:
-                own[name].copy_(whole)
+            names = {id(p): name for name, p in self.trained.named_parameters()}
+            averages = self._whole_average(ema)
+            weights |= {names[id(p)]: mine for p, mine in zip(ema.parameters, averages, strict=True)}
+        if self.accelerator.is_main_process:
+            self.bare.load_state_dict(weights)
 
     def averaged(self, ema: Ema | None):
         return nullcontext()

@@ -13,7 +13,7 @@ class Ema:
     (10 + n) after n updates. Or, as the official code does (every 10 steps, start 2000), with a hard copy of the
     weights until step `start`, and the full decay from there.
 
-    Of a weight that is cut into slices (FSDP2), each process averages its own; see `ShardedModel`, which gathers them.
+    Of a weight that is cut into slices (FSDP2, ZeRO 3), each process averages its own; `ShardedModel` gathers them.
 
     Args:
         every: steps between two updates. start: until this step the average is a copy; 0: warm-up instead.
@@ -66,5 +66,7 @@ class Ema:
 
 def _here(parameter: torch.nn.Parameter) -> torch.Tensor:
     """The weight, or of a sliced one what this process holds."""
+    if hasattr(parameter, "ds_tensor"):  # DeepSpeed's ZeRO 3
+        return parameter.ds_tensor.detach()
     detached = parameter.detach()
     return detached.to_local() if hasattr(detached, "to_local") else detached

@@ -25,7 +25,7 @@ from .arguments import Recipe, TrainArguments
 from .best import BestCheckpoint, read_best
 from .checkpoints import checkpoint_name, prune_checkpoints, remove_checkpoints, save_checkpoint
 from .disk import full_disk_named, require_space
-from .distributed import hold_model
+from .distributed import accelerate_precision, hold_model
 from .logs import RunLog
 from .metadata import run_record, write_run_files
 from .nonfinite import save_nonfinite_batch
@@ -83,7 +83,7 @@ class _Run:
         check_before_work(recipe)
         join_processes()
         self.accelerator = Accelerator(
-            mixed_precision=self.args.mixed_precision, log_with=tracker_names(self.args.tracker) or None,
+            mixed_precision=accelerate_precision(self.args), log_with=tracker_names(self.args.tracker) or None,
             project_config=ProjectConfiguration(str(self.output_dir), str(self.output_dir / "tensorboard")),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.has_unused_parameters)],
         )  # fmt: skip
@@ -145,6 +145,8 @@ class _Run:
         if self.task.own_optimizers and args.gradient_accumulation_steps > 1:
             raise InputError("train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size")
         self.holder = hold_model(self.accelerator, self.task, args)
+        if self.holder.sharded and args.mixed_precision == "fp16":
+            raise InputError("train.mixed_precision fp16 does not go with FSDP2 or DeepSpeed here: use bf16")
         self.holder.prepare()
         self.model, self.optimizer, self.parameters = self.holder.model, self.holder.optimizer, self.holder.parameters
         self.ema = self.holder.average()
@@ -183,6 +185,7 @@ class _Run:
                     now = time.monotonic()
                     bar.set_postfix(self._log(now - last_log), refresh=False)
                     last_log = now
+                paused = time.monotonic()
                 improved, last = False, self.step == args.steps
                 if args.eval_every and self.step % args.eval_every == 0 and not last:
                     metrics, evaluated_at = self._evaluate(final=False), self.step
@@ -192,6 +195,7 @@ class _Run:
                 if args.save_every and (improved or self.step % args.save_every == 0 or last):
                     self._save()
                     saved_at = self.step
+                last_log += time.monotonic() - paused  # speed is that of the steps
                 if self._stop_requested():
                     if saved_at != self.step:
                         self._save()
@@ -244,10 +248,10 @@ class _Run:
             torch.manual_seed(step_seed(args.seed, self.step, micro, rank))  # dropout
             generator = step_generator(self.device, args.seed, self.step, micro, rank)
             together = micro + 1 == parts
-            with nullcontext() if together else self.accelerator.no_sync(self.model):
+            with nullcontext() if together else self.holder.no_sync():
                 with self.accelerator.autocast():
                     loss, logs = self.task.loss(self.model, batch, generator)
-                self.accelerator.backward(loss / parts)
+                self.holder.backward(loss / parts, last=together)
             bad = bad | ~torch.isfinite(loss.detach())
             for name, value in {"loss": loss.detach(), **logs}.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value.float()

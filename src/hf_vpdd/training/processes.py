@@ -20,16 +20,26 @@ def join_processes():
     """The group of processes of this run (accelerate's `PartialState`), joined at the first call."""
     from accelerate import PartialState
 
-    if not PartialState._shared_state:
-        several = int(os.environ.get("WORLD_SIZE", 1)) > 1
-        if several and torch._C._get_accelerator().type == "cpu":
-            # Without this accelerate starts no group where there is no GPU, and every process trains by itself.
-            if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false") != "true":
-                os.environ["ACCELERATE_USE_CPU"] = "true"
-                return PartialState(cpu=True, timeout=PATIENCE)
-            return PartialState(backend="gloo", timeout=PATIENCE)
-        return PartialState(timeout=PATIENCE) if several else PartialState()
-    return PartialState()
+    if PartialState._shared_state:
+        return PartialState()
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() in ("1", "true", "yes", "on")
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return PartialState(cpu=cpu)
+    if not cpu and torch.accelerator.is_available():
+        return PartialState(timeout=PATIENCE)
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true":
+        return PartialState(backend="gloo", timeout=PATIENCE)
+    # Without being told, accelerate starts no group where there is no GPU, and every process trains by itself.
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    return PartialState(cpu=True, timeout=PATIENCE)
+
+
+def leave_processes() -> None:
+    """The end of a script that all processes have reached."""
+    from accelerate import PartialState
+
+    if PartialState._shared_state:
+        PartialState().destroy_process_group()
 
 
 def main_process_first():

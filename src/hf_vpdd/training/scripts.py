@@ -1,6 +1,7 @@
 """What the scripts in training/ do: parse, run, and print bad input as one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 from ..errors import InputError
 from .arguments import Recipe, parse_command_line, recipe_family
 from .preflight import check_before_work
+from .processes import leave_processes
 
 
 def main_of_family(stages: dict[str, tuple[str, Callable[[Recipe], Path]]], description: str | None) -> int:
@@ -51,5 +53,7 @@ def main(stage: str, run: Callable[[Recipe], Path], description: str | None, arg
     except KeyboardInterrupt:
         print("interrupted; checkpoints that were saved are whole", file=sys.stderr)
         return 130
-    print(f"{stage}: {folder}")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{stage}: {folder}")
+    leave_processes()
     return 0

@@ -28,11 +28,10 @@ from .common import (
     save_for_rollouts,
     set_views,
     start_hash,
-    store_codes,
     weights_fingerprint,
 )
 from .pretrain import forecast_videos
-from .windows import Windows, tensors_only
+from .windows import Windows, frames_and_codes, tensors_only
 
 
 def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
@@ -49,7 +48,8 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     start = starting_point(recipe.init_from, "finetune")
     check_model_type(start.folder, "vpdd", "finetune")
     require_processor(start.folder)
-    store = open_store(recipe, store, base=None if recipe.options.from_scratch else start.folder)
+    base = None if recipe.options.from_scratch else start.folder
+    store = open_store(recipe, store, decode=False, base=base)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
@@ -70,7 +70,7 @@ class FinetuneTask(DiffusionTask):
         self.held_out = held_out
         vqvae = self.policy.model.vqvae
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size)
+        codes = frames_and_codes(recipe, store, vqvae, codes, fingerprint, config, True)
         self.policy.to("cpu")
         self.processor = build_processor(
             recipe, start.folder, store, config, train_episodes, keep_statistics=from_policy
@@ -144,7 +144,7 @@ class FinetuneTask(DiffusionTask):
                 sums[name] = sums.get(name, 0.0) + (error.double() * real).sum()
         errors = {name: float(error / real_steps) for name, error in sums.items()}
         videos = {}
-        if self.policy.config.action_objective == "diffusion" and self.policy.config.video_loss_weight > 0:
+        if self.policy.config.action_objective == "diffusion":
             number = self.recipe.train.eval_videos
             videos = forecast_videos(self.policy, self.windows, self.held_out, number, device)
         return Evaluation({"loss": float(total / len(self.windows.val)), **errors}, videos=videos)

@@ -111,9 +111,7 @@ class OfflineRLTask(Task):
             add_lora(self.policy, options, start, self.policy.own_parameters(), parameters=("log_temperature",))
             self._freeze_cloned()
         self.own_optimizers = options.objective == "cql"
-        self.unshardable = (
-            "V-PTR's policy has a single number for a weight (its temperature), and CQL its own optimisers"
-        )
+        self.unshardable = "V-PTR's policy has a 0-dim weight (its temperature), and CQL its own optimisers"
         self.model = self.policy if self.own_optimizers else Cloning(self.policy)
         self.fingerprints = {
             "dataset": store.fingerprint, "prior": ",".join(map(str, split.prior)),

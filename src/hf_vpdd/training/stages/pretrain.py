@@ -26,12 +26,11 @@ from .common import (
     sentences_with_paraphrases,
     set_views,
     spread,
-    store_codes,
     weights_fingerprint,
     write_folder,
 )
 from .sample_videos import episode_videos
-from .windows import Windows, tensors_only
+from .windows import Windows, frames_and_codes, tensors_only
 
 
 def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
@@ -46,7 +45,7 @@ def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     """
     folder = require_model_folder(recipe.init_from, "pretrain")
     check_model_type(folder, "vpdd_vqvae", "pretrain")
-    store = open_store(recipe, store, video_only=True)
+    store = open_store(recipe, store, video_only=True, decode=False)
     return train(PretrainTask(recipe, folder, store, flatten_codes(codes)), recipe).output_dir
 
 
@@ -62,7 +61,6 @@ class PretrainTask(DiffusionTask):
         with quiet_transformers():
             vqvae = VPDDVQVAE.from_pretrained(vqvae_folder, dtype=torch.float32)
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(recipe, store, vqvae, codes, fingerprint)
         tower = None
         if options.text_model is not None:
             tower, tokenizer = load_text_model(recipe)
@@ -71,6 +69,7 @@ class PretrainTask(DiffusionTask):
             sentences = [s for group in sentences_with_paraphrases(sorted(set(store.episode_task))) for s in group]
             tokenizer = train_tokenizer(sentences, options.vocab_size, max_length=options.max_instruction_length)
             config = pretrain_config(recipe, vqvae.config, text_config(recipe, tokenizer), store)
+        codes = frames_and_codes(recipe, store, vqvae, codes, fingerprint, config, False)
         torch.manual_seed(recipe.train.seed)
         self.model = VPDDForVideoPrediction(config)
         self.model.model.vqvae.load_state_dict(vqvae.state_dict())
@@ -221,9 +220,12 @@ def forecast_videos(
 ) -> dict[str, np.ndarray]:
     """`number` held-out episodes as videos: the camera, the imagined future, the true one through the tokenizer, the
     true one."""
-    return episode_videos(
-        windows.store, held_out, number, lambda rows: forecast_frames(model, windows, rows, device), "forecast"
-    )
+
+    def columns(positions: np.ndarray) -> list[np.ndarray]:
+        positions = windows.useful(positions)
+        return forecast_frames(model, windows, positions, device) if len(positions) else []
+
+    return episode_videos(windows.store, held_out, number, columns, "forecast")
 
 
 def forecast_frames(model, windows: Windows, positions: np.ndarray, device: torch.device) -> list[np.ndarray]:
