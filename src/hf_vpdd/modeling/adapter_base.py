@@ -146,7 +146,7 @@ def check_family(adapter: dict, base: str, base_config: dict, source: str) -> No
 
 def mismatch(adapter: dict, base: str, base_config: dict, source: str, why: str) -> InputError:
     """What to say when the weights of a base do not fit: the sizes of both."""
-    ignored = {"architectures", "transformers_version", "dtype", "_name_or_path"}
+    ignored = {"architectures", "auto_map", "transformers_version", "dtype", "_name_or_path"}
     sizes = [
         f"{name} {_short(adapter.get(name))} in the adapter, {_short(base_config.get(name))} in the base"
         for name in sorted(adapter.keys() & base_config.keys())

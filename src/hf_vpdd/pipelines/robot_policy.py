@@ -150,7 +150,7 @@ def processor_of_adapter(model, processor):
     try:
         # as it is now, which is what transformers took, and as it was
         of_base = [AutoProcessor.from_pretrained(base.name, revision=which) for which in {None, base.revision}]
-    except OSError:  # the base has none: this one was given
+    except (OSError, InputError):  # the base has none: this one was given
         return processor
     given = processor.to_dict()
     return AutoProcessor.from_pretrained(folder) if given in [one.to_dict() for one in of_base] else processor
