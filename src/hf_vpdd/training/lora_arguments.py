@@ -25,7 +25,7 @@ class LoraArguments:
     lora_dropout: float | None = arg(None, "dropout before the adapters, from 0 up to below 1 (default: 0)")
     lora_variant: Literal["lora", "rslora", "dora"] | None = arg(
         None,
-        "rslora: effective scale alpha / sqrt(rank); dora: magnitude and direction apart, slower (default: lora)",
+        "rslora: effective scale alpha / sqrt(rank); dora: magnitude and direction apart (default: lora)",
     )
     lora_target_modules: str | None = arg(
         None, "regular expression over whole module names, of layers to adapt (default: the family's own, see "
