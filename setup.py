@@ -57,6 +57,9 @@ EXTRAS["dev"] = [
     "setuptools>=77",  # a test builds the wheel
 ]
 EXTRAS["all"] = sorted({requirement for extra in EXTRAS.values() for requirement in extra})
+# Other places for training curves, tested with these versions; not in `all`, since Trackio holds pillow below 13.
+EXTRAS["trackio"] = ["trackio>=0.43"]
+EXTRAS["wandb"] = ["wandb>=0.31"]
 
 README = ROOT / "README.md"
 

@@ -10,10 +10,14 @@ from hf_vpdd.training.arguments import (
     FAMILIES,
     STAGES,
     build_parser,
+    config_class,
+    config_fields,
     load_recipe,
     parse_command_line,
     recipe_family,
+    set_elsewhere,
 )
+from hf_vpdd.training.config_help import field_help
 
 
 RECIPES = sorted((Path(__file__).resolve().parents[2] / "recipes").glob("*.yaml"))
@@ -65,6 +69,22 @@ def test_a_resolved_recipe_can_be_read_again():
         ({"model": {"hiden_size": 3}}, "'hiden_size'.*VPDDConfig.*did you mean 'hidden_size'"),
         ({"model": {"text_config": {"hiden_size": 3}}}, "'hiden_size'.*CLIPTextConfig"),
         ({"model": {"vqvae_config": {}}}, "vqvae_config is not set here"),
+        (
+            {"vqvae": {"model": {"codebok_size": 8}}},
+            "'codebok_size' in section 'vqvae.model.*did you mean 'codebook_size'",
+        ),
+        ({"pretrain": {"model": {"text_config": {"hiden_size": 8}}}}, "'hiden_size'.*CLIPTextConfig.*did you mean"),
+        ({"pretrain": {"data": {"camra": "x"}}}, "'camra' in section 'pretrain.data'.*did you mean 'camera'"),
+        ({"train": {"ema_start": 10}}, "ema_start is about the average.*ema_decay 0 turns off"),
+        ({"train": {"decay": 0.5}}, "train.decay is for the schedule wsd, train.schedule is onecycle"),
+        (
+            {"train": {"schedule": "wsd", "warmup": 0.5, "decay": 0.6}},
+            "warmup and train.decay take 1100 steps together",
+        ),
+        ({"train": {"rollout_max_steps": 5}}, "no rollouts are asked for"),
+        ({"train": {"keep_best": "lost"}}, "keep_best: 'lost' is no metric of finetune; it has loss"),
+        ({"train": {"mixed_precision": "fp8"}}, "must be one of no, bf16, fp16"),
+        ({"pretrain": {"train": {"rollout_evry": 1}}}, "did you mean 'rollout_every'"),
         ({"train": {"steps": "many"}}, "train.steps must be a whole number, got 'many'"),
         ({"train": {"steps": 1.5}}, "train.steps must be a whole number"),
         ({"train": {"clip": True}}, "train.clip must be a number"),
@@ -96,6 +116,46 @@ def test_what_is_wrong_is_named(content, message):
         return
     with pytest.raises(InputError, match=message):
         load_recipe("finetune", merged)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (
+            {"bit_config": {"hiden_sizes": [8]}},
+            "'hiden_sizes' in section 'model.bit_config .BitConfig.*'hidden_sizes'",
+        ),
+        ({"backbone_config": {"model_type": "resnet", "depth": [1]}}, "'depth' .*ResNetConfig.*did you mean 'depths'"),
+        (
+            {"backbone_config": {"model_type": "resnett"}},
+            "model_type of a model in transformers.*did you mean 'resnet'",
+        ),
+        ({"backbone_config": {"depths": [1]}}, "needs the model_type"),
+        ({"text_config": {"hiden_size": 8}}, "CLIPTextConfig"),
+    ],
+)
+def test_typos_in_every_sub_config_are_found(section, message):
+    config = {**BASE, "family": "vptr", "model": section}
+    with pytest.raises(InputError, match=message):
+        load_recipe("value_pretrain", config)
+
+
+def test_only_policies_roll_out():
+    with pytest.raises(InputError, match="vqvae trains no policy that could act"):
+        load_recipe("vqvae", BASE, rollout_every=100)
+    assert load_recipe("finetune", BASE, rollout_every=100, rollout_tasks="mt10").train.rollout_tasks == ["mt10"]
+
+
+def test_an_option_given_twice_is_no_guess():
+    for first, second in (("--steps", "--train.steps"), ("--steps", "--steps"), ("--model.hidden_size",) * 2):
+        with pytest.raises(InputError, match=f"{first} and {second} are the same option"):
+            parse_command_line("finetune", ["--output_dir", "o", "--root", "d", first, "8", f"{second}=9"])
+
+
+def test_a_key_given_twice_is_no_guess(tmp_path):
+    (tmp_path / "r.yaml").write_text("output_dir: o\ndata: {root: d}\ntrain:\n  steps: 3\n  seed: 1\n  steps: 4\n")
+    with pytest.raises(InputError, match="'steps' is given twice in line 6"):
+        load_recipe("vqvae", tmp_path / "r.yaml")
 
 
 def test_typos_on_the_command_line_are_refused():
@@ -133,10 +193,45 @@ def test_help_groups_every_option_with_its_default(stage):
     text = build_parser(stage).format_help()
     for part in (
         "data:",
-        "train:",
+        "train: optimisation",
+        "train: precision, memory and speed",
+        "train: checkpoints",
+        "train: validation and rollouts in the simulator",
+        "train: logging",
+        "steps between checkpoints",
         f"{stage}:",
         "model: fields of",
         "--learning_rate X",
         LEARNING_RATES.get(stage, "[default: 0.001]"),
     ):
         assert part in text
+
+
+def test_help_says_how_families_are_chosen():
+    assert "--model NAME" in build_parser("pretrain").format_help()
+    assert "vpdd | vptr | gr1" in " ".join(build_parser("gr1_pretrain").format_help().split())
+    assert "family of models" not in build_parser("vqvae").format_help()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_option_has_a_help_line(stage):
+    for action in build_parser(stage)._actions:
+        assert action.help, action.option_strings
+        assert action.metavar or not action.option_strings or action.nargs == 0, action.option_strings
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help_explains_the_fields_of_the_model(stage):
+    cls = config_class(stage)
+    told = field_help(cls)
+    fields = [name for name in config_fields(cls) if name not in set_elsewhere(stage)]
+    assert set(told) <= set(config_fields(cls))
+    assert sum(name in told for name in fields) >= len(fields) - 2
+    assert not any("`" in words for words in told.values())
+
+
+def test_a_field_in_the_middle_of_another_ones_line_is_found():
+    told = field_help(config_class("pretrain"))
+    assert told["num_views"] == "Cameras, each with its own code grid."
+    assert told["history_frames"] == "Frames of one history clip."
+    assert told["trunk_heads"] == told["hidden_size"] and "CLIPTextConfig" not in told["text_config"]

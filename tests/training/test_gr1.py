@@ -20,6 +20,7 @@ from hf_vpdd.training.loop import Terminated
 from hf_vpdd.training.stages.gr1_finetune import Gr1FinetuneTask
 
 from .gr1_data import CAMERAS, gr1_experiment
+from .run_files import check_records
 from .small_data import SIZE, TASKS, write_dataset
 
 
@@ -74,6 +75,7 @@ def test_both_stages_leave_a_model_its_record_and_pictures(road):
         assert set(summary["metrics"]) == names and all(np.isfinite(list(summary["metrics"].values())))
         assert load_recipe(stage, folder / "recipe.yaml").train.steps == 2
         assert (folder / "pictures" / "prediction-000002.png").stat().st_size > 500
+        assert (folder / "videos" / "prediction-0-000002.mp4").stat().st_size > 500
     line = lines(road["gr1_finetune"])[0]
     whole = line["train/arm"] + line["train/video"]
     assert line["train/loss"] == pytest.approx(whole, rel=1e-4)
@@ -195,6 +197,7 @@ def test_resuming_is_bit_exact(road, tmp_path, stage, overrides, monkeypatch):
     monkeypatch.undo()
     run(recipe(tmp_path / "cut"), store=road["store"])
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "cut"))
+    check_records(tmp_path / "cut", stage)
 
 
 def test_a_policy_can_be_fine_tuned_further_with_its_own_statistics(road):
@@ -253,7 +256,7 @@ def test_bad_input_is_named(road, tmp_path):
         load_recipe("gr1_finetune", config, cache_features=True, random_shift=2)
     with pytest.raises(InputError, match="use the option predict_ahead of gr1_finetune"):
         load_recipe("gr1_finetune", config, {"model.predict_ahead": 2})
-    with pytest.raises(InputError, match="has cameras .* the recipe says"):
+    with pytest.raises(InputError, match="looks through .*, data.camera is corner2"):
         one = write_dataset(tmp_path / "one", episodes_per_task=2)
         options = {"root": str(one), "camera": "corner2", "init_from": str(road["gr1_finetune"])}
         run_gr1_finetune(load_recipe("gr1_finetune", config, options, output_dir=str(tmp_path / "c")))

@@ -121,6 +121,16 @@ def test_accumulation_equals_the_larger_batch(tmp_path):
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path, clip):
+    train(ToyTask(), toy_recipe(tmp_path, steps=1, log_every=1, clip=clip))
+    moments = torch.load(tmp_path / "checkpoint-000001" / "state.pt", weights_only=True)["optimizer"]["state"]
+    used = torch.stack([one["exp_avg"].norm() for one in moments.values()]).norm() / (1 - 0.9)  # after the first step
+    told = metrics(tmp_path)[0]["train/grad_norm"]  # before clipping
+    assert told > 0.1
+    assert float(used) == pytest.approx(clip or told, rel=1e-3)
+
+
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     arguments = ["--plain", "yes", "--ema_decay", "0", "--save_every", "0", "--steps", "5", "--batch_size", "8"]
     arguments += ["--tracker", "tensorboard"]  # closing it must not end the group before the model is saved
@@ -164,6 +174,15 @@ def test_now_and_then_a_bad_step_does_not_stop_the_run(tmp_path):
     summary = json.loads((tmp_path / "training.json").read_text())
     assert 0 < summary["skipped_steps"] < 20
     assert all(torch.isfinite(v).all() for v in load_file(tmp_path / "model.safetensors").values())
+
+
+def test_the_bar_tells_speed_time_left_and_memory(tmp_path, capsys):
+    train(ToyTask(), toy_recipe(tmp_path, steps=9, log_every=2, eval_every=6, progress=True))
+    told = capsys.readouterr()
+    bar = told.err.split("\r")[-1]
+    for part in ("pretrain: 100%", "9/9 [", "<", "step/s", "loss=", "samples/s=", "mem=", "GB"):
+        assert part in bar, bar
+    assert "[pretrain 6/9] loss " in told.out
 
 
 def test_run_files_and_random_state(tmp_path):

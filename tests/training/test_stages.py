@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from hf_vpdd import VPDDVQVAE, InputError, RobotPolicy, VPDDForRobotPolicy, VPDDForVideoPrediction, VPDDProcessor
 from hf_vpdd.data import FrameStore
+from hf_vpdd.data.video import decode_video
 from hf_vpdd.pipelines import VPDDPipeline
 from hf_vpdd.training import load_recipe, run_finetune, run_pretrain, run_vqvae
 from hf_vpdd.training.arguments import DataArguments
@@ -22,6 +23,7 @@ from hf_vpdd.training.stages.common import choose_episodes
 from hf_vpdd.training.stages.pretrain import PretrainTask
 from hf_vpdd.training.stages.vqvae import PixelWeights
 
+from .run_files import check_records
 from .small_data import SIZE, TASKS, experiment, write_dataset
 
 
@@ -91,9 +93,19 @@ def test_each_stage_leaves_model_run_files_pictures_and_summary(road):
         assert json.loads((folder / "run.json").read_text())["fingerprints"]["dataset"] == road["store"].fingerprint
         assert load_recipe(stage, folder / "recipe.yaml").train.steps == 6
         assert (folder / "checkpoint-000006" / "model").is_dir()
+        check_records(folder, stage, road["store"].fingerprint)
         assert list((folder / "tensorboard").rglob("events*"))
     for stage, name in (("vqvae", "reconstruction"), ("pretrain", "forecast")):
         assert (road[stage] / "pictures" / f"{name}-000006.png").stat().st_size > 500
+    for stage, name, columns in (
+        ("vqvae", "reconstruction", 2),
+        ("pretrain", "forecast", 4),
+        ("finetune", "forecast", 4),
+    ):
+        film = decode_video(road[stage] / "videos" / f"{name}-0-000006.mp4")
+        assert film.shape[0] == 16 and film.shape[2] == 4 * (columns * (SIZE + 2) - 2)
+        seen = film[:, : 4 * SIZE, : 4 * SIZE].astype(int)  # the left column: the camera, and it moves
+        assert np.abs(seen[0] - seen[-1]).max() > 50
 
 
 def test_the_tokenizer_travels_unchanged(road):
@@ -245,7 +257,7 @@ def test_bad_input_is_named(road, tmp_path):
         run_finetune(
             load_recipe("finetune", config, {"model.trunk_layers": 2, "output_dir": str(tmp_path / "b")}), store=store
         )
-    with pytest.raises(InputError, match="matches no linear layer"):
+    with pytest.raises(InputError, match="matches no layer"):
         finetune(road, "wrong targets", lora=True, lora_target_modules="nothing")
     with pytest.raises(InputError, match="different run.*seed: 0 there, 1 now"):
         run_finetune(load_recipe("finetune", config, seed=1), store=store)

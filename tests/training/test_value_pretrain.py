@@ -19,6 +19,7 @@ from hf_vpdd.training.loop import train
 from hf_vpdd.training.scripts import pick_family
 from hf_vpdd.training.stages.value_pretrain import ValueTask, strided_clips
 
+from .run_files import check_records
 from .small_data import SIZE, write_dataset
 from .vptr_data import TEXT, vptr_experiment
 
@@ -90,6 +91,7 @@ def test_resuming_repeats_an_uninterrupted_run_bit_for_bit(road, icvf):
     run(road, "resumed", steps=3)
     assert (folder / "checkpoint-000003").is_dir()
     run(road, "resumed", steps=6)
+    check_records(folder, "value_pretrain", road["store"].fingerprint)
     first, second = load_file(icvf / "model.safetensors"), load_file(folder / "model.safetensors")
     assert all(torch.equal(first[k], second[k]) for k in first)
     state = [

@@ -9,8 +9,10 @@ from importlib import import_module
 
 _HOME = {
     "Recipe": "arguments",
+    "load_nonfinite_batch": "nonfinite",
     "load_recipe": "arguments",
     "parse_command_line": "arguments",
+    "read_best": "best",
     "run_finetune": "stages.finetune",
     "run_gr1_finetune": "stages.gr1_finetune",
     "run_gr1_pretrain": "stages.gr1_pretrain",

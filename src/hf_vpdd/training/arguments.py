@@ -23,19 +23,21 @@ config's own fields here.
 import argparse
 import dataclasses
 import difflib
-import math
-import types
+import sys
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from ..errors import InputError
+from .best import BestCheckpoint
+from .config_help import field_help
 from .families import (
     FAMILIES,
     FAMILY_OF,
+    POLICY_STAGES,
     PREVIOUS_STAGE,
     SCRIPTS,
     STAGE_ARGUMENTS,
@@ -44,7 +46,9 @@ from .families import (
     config_class,
     set_elsewhere,
 )
+from .lora_arguments import LoraArguments
 from .options import DataArguments, TrainArguments
+from .values import choices, coerce, metavar, number_text, show
 
 
 _ALIASES = {"data.root": ("--data_dir",)}  # options that other training scripts call by another name
@@ -69,6 +73,12 @@ class Recipe:
         self.options.check()
         if self.resume not in ("auto", "no") and not Path(self.resume).is_dir():
             raise InputError(f"resume must be auto, no or a checkpoint folder; {self.resume!r} is no folder")
+        if self.train.rollout_every and self.stage not in POLICY_STAGES:
+            raise InputError(
+                f"train.rollout_every: {self.stage} trains no policy that could act; set it in the section of "
+                f"{' or '.join(POLICY_STAGES)}"
+            )
+        BestCheckpoint(self.train.keep_best, self.stage)  # refuses what is no metric of this stage
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data in the layout of a recipe YAML: it can be given to --config again."""
@@ -132,6 +142,9 @@ def load_recipe(
         for name, cls in (("data", DataArguments), ("train", TrainArguments)):
             _refuse_unknown(_section(section, name, source), _field_names(cls), source, f"{other}.{name}")
 
+        if other != stage and FAMILY_OF[other] == family:
+            _check_model_section(other, _model_section(content, other, source), source)
+
     values: dict[str, dict[str, Any]] = {
         "data": {},
         "train": dict(TRAIN_DEFAULTS.get(stage, {})),
@@ -141,9 +154,7 @@ def load_recipe(
     for scope in (content, own):
         for name in ("data", "train"):
             values[name].update(_section(scope, name, source))
-    # The top-level `model` describes the family's network; the VQ-VAE has its own under `vqvae`.
-    for scope in (own,) if stage == "vqvae" else (content, own):
-        _deep_update(values["model"], _section(scope, "model", source))
+    values["model"] = _model_section(content, stage, source)
     values[stage].update({k: v for k, v in own.items() if k not in nested})
 
     root = content.get("output_dir")
@@ -152,8 +163,11 @@ def load_recipe(
         "init_from": own.get("init_from") or content.get("init_from"),
         "resume": own.get("resume", content.get("resume", "auto")),
     }
-    for key, value in {**(overrides or {}), **more}.items():
+    given = {**(overrides or {}), **more}
+    for key, value in given.items():
         _apply_override(stage, values, general, key, value)
+    if issubclass(option_class, LoraArguments):
+        option_class.settle(values[stage], {key.removeprefix(f"{stage}.") for key in given})
 
     previous = PREVIOUS_STAGE[stage]
     if general["init_from"] is None and previous and root:
@@ -186,6 +200,7 @@ def recipe_family(config: str | Path | dict | None, source: str = "the recipe") 
 def parse_command_line(stage: str, argv: list[str] | None = None, description: str | None = None) -> Recipe:
     """The recipe of a training script: `--config recipe.yaml` plus `--key value` overrides."""
     parser = build_parser(stage, description)
+    _refuse_twice(parser, sys.argv[1:] if argv is None else argv)
     namespace, unknown = parser.parse_known_args(argv)
     nested = {}
     while len(unknown) > 1 and unknown[0].startswith("--model.") and unknown[0].count(".") > 1:
@@ -196,7 +211,25 @@ def parse_command_line(stage: str, argv: list[str] | None = None, description: s
         flag = unknown[0].split("=")[0]
         raise InputError(f"unknown argument {unknown[0]!r}{_nearest(flag, options)} (see --help)")
     given = {key: value for key, value in {**vars(namespace), **nested}.items() if value is not None}
+    given.pop("model", None)  # the family, by which the script chose `stage`
     return load_recipe(stage, given.pop("config", None), given)
+
+
+def _refuse_twice(parser: argparse.ArgumentParser, words: list[str]) -> None:
+    """An option that is given twice, under one name or two (--steps, --train.steps): argparse would take the last."""
+    places = {name: action.dest for action in parser._actions for name in action.option_strings}
+    seen: dict[str, str] = {}
+    for word in words:
+        name = word.split("=")[0]
+        place = places.get(name, name if name.startswith("--model.") else None)
+        if place is not None and place in seen:
+            raise InputError(f"{seen[place]} and {name} are the same option: give it once")
+        if place is not None:
+            seen[place] = name
+
+
+def _script(stage: str) -> str:
+    return SCRIPTS[stage].split()[0]
 
 
 def build_parser(stage: str, description: str | None = None) -> argparse.ArgumentParser:
@@ -206,33 +239,41 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
         allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     group = parser.add_argument_group("run")
-    group.add_argument("--config", help="recipe YAML; everything below overrides it")
-    group.add_argument("--output_dir", help="folder of this stage's model, checkpoints and logs")
+    group.add_argument("--config", metavar="YAML", help="recipe; everything below overrides it")
+    if stage != "vqvae":
+        families = [family for family, stages in FAMILIES.items() if _script(stage) in map(_script, stages)]
+        group.add_argument("--model", metavar="NAME", help=f"family of models: {' | '.join(families)} (default: the "
+                           "recipe's key `family`, else the first); give it before --help")  # fmt: skip
+    group.add_argument("--output_dir", metavar="FOLDER", help="folder of this stage's model, checkpoints and logs")
     if PREVIOUS_STAGE[stage]:
-        group.add_argument("--init_from", help=f"output folder of the {PREVIOUS_STAGE[stage]} stage")
-    group.add_argument("--resume", help="auto: go on from the newest valid checkpoint in output_dir; no: start again; "
-                                        "or a checkpoint folder (default: auto)")  # fmt: skip
+        group.add_argument("--init_from", metavar="FOLDER", help=f"output folder of the {PREVIOUS_STAGE[stage]} stage")
+    group.add_argument("--resume", metavar="HOW", help="auto: go on from the newest valid checkpoint in output_dir; "
+                                        "no: start again; or a checkpoint folder (default: auto)")  # fmt: skip
     for section, cls in (("data", DataArguments), ("train", TrainArguments), (stage, STAGE_ARGUMENTS[stage])):
-        group = parser.add_argument_group(f"{section}: {cls.__doc__.splitlines()[0].rstrip('.')}")
-        hints = typing.get_type_hints(cls)
-        for f in dataclasses.fields(cls):
+        hints, title = typing.get_type_hints(cls), None
+        own = vars(cls).get("__annotations__", {})  # inherited options, shared with other stages, come last
+        for f in sorted(dataclasses.fields(cls), key=lambda f: f.name not in own):
+            wanted = f.metadata.get("group") or cls.__doc__.splitlines()[0].rstrip(".")
+            if wanted != title:
+                group, title = parser.add_argument_group(f"{section}: {wanted}"), wanted
             default = f.default_factory() if f.default is dataclasses.MISSING else f.default
             if section == "train":
                 default = TRAIN_DEFAULTS.get(stage, {}).get(f.name, default)
-            shown = "" if default is None or default == [] else f" [default: {_show(default)}]"
-            choices = _choices(hints[f.name])
-            text = f"{f.metadata['help']}{': ' + ' | '.join(choices) if choices else ''}{shown}".replace("%", "%%")
+            shown = "" if default is None or default == [] else f" [default: {show(default)}]"
+            known = choices(hints[f.name])
+            text = f"{f.metadata['help']}{': ' + ' | '.join(known) if known else ''}{shown}".replace("%", "%%")
             names = (f"--{f.name}", f"--{section}.{f.name}", *_ALIASES.get(f"{section}.{f.name}", ()))
             if hints[f.name] is bool:
                 group.add_argument(
                     *names, dest=f"{section}.{f.name}", nargs="?", const="true", metavar="BOOL", help=text
                 )
             else:
-                group.add_argument(*names, dest=f"{section}.{f.name}", metavar=_metavar(hints[f.name]), help=text)
+                group.add_argument(*names, dest=f"{section}.{f.name}", metavar=metavar(hints[f.name]), help=text)
     cls = config_class(stage)
     group = parser.add_argument_group(
         f"model: fields of {cls.__name__} (of a sub-config: --model.text_config.hidden_size 64)"
     )
+    told = field_help(cls)
     for f in config_fields(cls).values():
         if f.name in set_elsewhere(stage):
             continue
@@ -241,12 +282,27 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
             f"--model.{f.name}",
             dest=f"model.{f.name}",
             metavar="VALUE",
-            help=f"[default: {default}]".replace("%", "%%"),
+            help=f"{told.get(f.name, '')} [default: {default}]".strip().replace("%", "%%"),
         )
     return parser
 
 
 # ---------------------------------------------------------------------------------------------------------- helpers
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is given twice: YAML would silently take the last one."""
+
+    def construct_mapping(self, node, deep=False):
+        seen = set()
+        for key_node, _ in node.value:
+            key = key_node.value if isinstance(key_node, yaml.ScalarNode) else None
+            if key is not None and key != "<<" and key in seen:
+                raise InputError(
+                    f"{key!r} is given twice in line {key_node.start_mark.line + 1} of the recipe: which one counts?"
+                )
+            seen.add(key)
+        return super().construct_mapping(node, deep)
 
 
 def _read_config(config: str | Path | dict | None) -> tuple[dict, str]:
@@ -258,7 +314,7 @@ def _read_config(config: str | Path | dict | None) -> tuple[dict, str]:
     if not path.is_file():
         raise InputError(f"recipe {path} does not exist (recipes of this package stand in recipes/)")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader) or {}
     except yaml.YAMLError as error:
         raise InputError(f"recipe {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict):
@@ -271,6 +327,14 @@ def _section(scope: dict, name: str, source: str) -> dict:
     if not isinstance(section, dict):
         raise InputError(f"section {name!r} of {source} must be a mapping, got {section!r}")
     return section
+
+
+def _model_section(content: dict, stage: str, source: str) -> dict[str, Any]:
+    """The top-level `model` describes the family's network; the VQ-VAE has its own under `vqvae`."""
+    own, merged = _section(content, stage, source), {}
+    for scope in (own,) if stage == "vqvae" else (content, own):
+        _deep_update(merged, _section(scope, "model", source))
+    return merged
 
 
 def _deep_update(target: dict, source: dict) -> None:
@@ -336,51 +400,6 @@ def _build(cls: type, values: dict, source: str, where: str) -> Any:
     return cls(**{key: coerce(value, hints[key], f"{where}.{key}") for key, value in values.items()})
 
 
-def coerce(value: Any, kind: Any, where: str) -> Any:
-    """`value` (from YAML or a command line) as `kind`, or an InputError naming `where`."""
-    origin, inner = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null")):
-            return None
-        return coerce(value, next(k for k in inner if k is not type(None)), where)
-    if origin is Literal:
-        if kind is not None and isinstance(value, bool) and "no" in inner:  # YAML: `mixed_precision: no`
-            value = "no" if not value else value
-        if value not in inner:
-            raise InputError(f"{where} must be one of {', '.join(map(str, inner))}; got {value!r}")
-        return value
-    if origin is list:
-        items = [v.strip() for v in value.split(",") if v.strip()] if isinstance(value, str) else value
-        if not isinstance(items, (list, tuple)):
-            raise InputError(f"{where} must be a list, got {value!r}")
-        return [coerce(v, inner[0], where) for v in items]
-    if origin is tuple:
-        items = value.split(",") if isinstance(value, str) else value
-        if not isinstance(items, (list, tuple)) or len(items) != len(inner):
-            raise InputError(f"{where} must be {len(inner)} values, got {value!r}")
-        return tuple(coerce(v, k, where) for v, k in zip(items, inner, strict=True))
-    if kind is bool:
-        text = str(value).lower()
-        if text in ("true", "yes", "on", "1"):
-            return True
-        if text in ("false", "no", "off", "0"):
-            return False
-        raise InputError(f"{where} must be true or false, got {value!r}")
-    if kind in (int, float):
-        try:
-            number = float(value) if not isinstance(value, bool) else math.nan
-        except (TypeError, ValueError):
-            number = math.nan
-        if not math.isfinite(number) or (kind is int and number != int(number)):
-            raise InputError(f"{where} must be {'a whole number' if kind is int else 'a number'}, got {value!r}")
-        return int(number) if kind is int else number
-    if kind is str:
-        if not isinstance(value, (str, int, float, Path)) or isinstance(value, bool):
-            raise InputError(f"{where} must be text, got {value!r}")
-        return str(value)
-    return value
-
-
 def _check_model_section(stage: str, section: dict, source: str) -> dict[str, Any]:
     """Keys must be fields of the stage's config and its sub-configs; text that is a number (1e-6 in YAML) is one."""
     if not section:
@@ -393,23 +412,33 @@ def _check_model_section(stage: str, section: dict, source: str) -> dict[str, An
     elsewhere = set_elsewhere(stage)
     for name in set(section) & set(elsewhere):
         raise InputError(f"model.{name} is not set here: {elsewhere[name]}")
+    _check_sub_configs(cls, section, source, "model")
+    return {key: number_text(value) for key, value in section.items()}
+
+
+def _check_sub_configs(cls: type, section: dict, source: str, where: str) -> None:
+    """Unknown keys in sections of sub-configs, and in theirs: transformers would keep them without a word."""
+    from transformers import CONFIG_MAPPING, AutoConfig
+
     for name, sub_class in cls.sub_configs.items():
-        if isinstance(section.get(name), dict) and dataclasses.is_dataclass(sub_class):
-            _refuse_unknown(section[name], _field_names(sub_class), source, f"model.{name} ({sub_class.__name__})")
-    return {key: _number_text(value) for key, value in section.items()}
-
-
-def _number_text(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _number_text(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [_number_text(v) for v in value]
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+        inner = section.get(name)
+        if not isinstance(inner, dict):
+            continue
+        place = f"{where}.{name}"
+        if sub_class is AutoConfig:  # any model: the section says which
+            kind = inner.get("model_type")
+            if kind not in CONFIG_MAPPING:
+                known = sorted(CONFIG_MAPPING.keys())
+                raise InputError(
+                    f"{place} of {source} needs the model_type of a model in transformers, got {kind!r}"
+                    f"{_nearest(str(kind), known)}"
+                )
+            sub_class = CONFIG_MAPPING[kind]
+        aliases = getattr(sub_class, "attribute_map", {})
+        _refuse_unknown(
+            inner, {*_field_names(sub_class), *aliases, "model_type"}, source, f"{place} ({sub_class.__name__})"
+        )
+        _check_sub_configs(sub_class, inner, source, place)
 
 
 def build_config(stage: str, section: dict, **fixed: Any) -> Any:
@@ -423,29 +452,3 @@ def build_config(stage: str, section: dict, **fixed: Any) -> Any:
 
 def _plain(arguments: Any) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(arguments).items()}
-
-
-def _choices(kind: Any) -> list[str]:
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    return [str(v) for v in typing.get_args(kind)] if typing.get_origin(kind) is Literal else []
-
-
-def _metavar(kind: Any) -> str:
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        kind = next(k for k in typing.get_args(kind) if k is not type(None))
-    if kind is int:
-        return "N"
-    if kind is float:
-        return "X"
-    return {list: "A,B", tuple: "A,B", Literal: "NAME"}.get(typing.get_origin(kind), "TEXT")
-
-
-def _show(value: Any) -> str:
-    return (
-        ",".join(map(str, value))
-        if isinstance(value, (list, tuple))
-        else str(value).lower()
-        if isinstance(value, bool)
-        else str(value)
-    )

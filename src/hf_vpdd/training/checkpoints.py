@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ import torch
 
 from ..errors import InputError
 from ..files import atomic_path, file_sha256
+from .best import FILE as BEST_FILE
+from .disk import full_disk_named
 
 
 FORMAT_VERSION = 1
@@ -44,18 +46,24 @@ def save_checkpoint(
     identity: dict[str, Any],
     write_extra: Callable[[Path], None] | None = None,
     keep_last: int = 2,
+    keep_steps: Collection[int] = (),
 ) -> Path:
-    """Write `checkpoint-<step>` and prune to the newest `keep_last`.
+    """Write `checkpoint-<step>` and prune to the newest `keep_last` and those of `keep_steps`.
 
     Args:
         state: tensors and plain data, for `torch.save`.
         identity: what makes a run the same run (stage, seed, dataset, ...); compared on resume.
         write_extra: is given the folder to add more files (the loadable model).
+        keep_steps: of the best checkpoint, which outlives `keep_last`.
+
+    Raises:
+        InputError: the disk is full; earlier checkpoints are as they were.
     """
     final = Path(output_dir) / checkpoint_name(step)
-    with atomic_path(final) as temporary:
+    with full_disk_named(output_dir, tensor_bytes(state)), atomic_path(final) as temporary:
         temporary.mkdir(parents=True)
-        torch.save(state, temporary / "state.pt")
+        with open(temporary / "state.pt", "wb") as file:  # by itself torch would not say why a write failed
+            torch.save(state, file)
         if write_extra is not None:
             write_extra(temporary)
         files = {
@@ -69,9 +77,34 @@ def save_checkpoint(
                 _flush(path)
         if final.exists():  # a damaged one of the same step, passed over on resume
             shutil.rmtree(final)
-    for old in list_checkpoints(output_dir)[keep_last:]:
-        shutil.rmtree(old, ignore_errors=True)
+    prune_checkpoints(output_dir, keep_last, keep_steps)
     return final
+
+
+def prune_checkpoints(output_dir: str | Path, keep_last: int, keep_steps: Collection[int] = ()) -> None:
+    """Delete all but the newest `keep_last` checkpoints and those of `keep_steps`."""
+    names = {checkpoint_name(step) for step in keep_steps}
+    for old in list_checkpoints(output_dir)[keep_last:]:
+        if old.name not in names:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def tensor_bytes(state: Any) -> int:
+    """Of all tensors in nested dictionaries and lists."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, dict):
+        return sum(map(tensor_bytes, state.values()))
+    return sum(map(tensor_bytes, state)) if isinstance(state, (list, tuple)) else 0
+
+
+def refuse_newer(folder: Path, content: dict[str, Any]) -> None:
+    """Raises an InputError if `checkpoint.json` says that a newer version of this package wrote the checkpoint."""
+    if content.get("format_version", 0) > FORMAT_VERSION:
+        raise InputError(
+            f"{folder} was written by a newer version of hf_vpdd (checkpoint format {content['format_version']}, this "
+            f"one reads {FORMAT_VERSION}): update the package"
+        )
 
 
 def check_checkpoint(folder: Path) -> dict[str, Any]:
@@ -87,11 +120,7 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
         content = json.loads(record.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{record} is damaged: {error}") from error
-    if content.get("format_version", 0) > FORMAT_VERSION:
-        raise InputError(
-            f"{folder} was written by a newer version of hf_vpdd (checkpoint format {content['format_version']}, this "
-            f"one reads {FORMAT_VERSION}): update the package"
-        )
+    refuse_newer(folder, content)
     for name, expected in content["files"].items():
         path = folder / name
         if not path.is_file() or path.stat().st_size != expected["bytes"] or file_sha256(path) != expected["sha256"]:
@@ -102,7 +131,15 @@ def check_checkpoint(folder: Path) -> dict[str, Any]:
 def load_checkpoint(
     output_dir: str | Path, resume: str, identity: dict[str, Any], warn: Callable[[str], None] = print
 ) -> tuple[int, dict[str, Any]] | None:
-    """(step, state) to go on from, or None to start at step 0.
+    """(step, state) to go on from, or None to start at step 0; the arguments are those of `choose_checkpoint`."""
+    folder = choose_checkpoint(output_dir, resume, identity, warn)
+    return None if folder is None else read_state(folder)
+
+
+def choose_checkpoint(
+    output_dir: str | Path, resume: str, identity: dict[str, Any], warn: Callable[[str], None] = print
+) -> Path | None:
+    """The checkpoint folder to go on from, its files compared with what was written; None to start at step 0.
 
     Args:
         resume: "auto" takes the newest valid checkpoint of `output_dir` (damaged ones are passed over with a warning),
@@ -127,9 +164,19 @@ def load_checkpoint(
             raise InputError(
                 f"{folder} belongs to a different run ({listed}): use --resume no to start again, or another folder"
             )
-        state = torch.load(folder / "state.pt", map_location="cpu", weights_only=True)
-        return int(content["step"]), state
+        return folder
     return None
+
+
+def read_state(folder: Path, mmap: bool = False) -> tuple[int, dict[str, Any]]:
+    """(step, state) of a checkpoint that was chosen.
+
+    Args:
+        mmap: leave the tensors on the disk until they are looked at: for processes that take a slice of each. Copy
+            them, since the file may be pruned.
+    """
+    step = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))["step"]
+    return int(step), torch.load(folder / "state.pt", map_location="cpu", weights_only=True, mmap=mmap)
 
 
 def remove_checkpoints(output_dir: str | Path, leftovers_only: bool = False) -> None:
@@ -141,6 +188,7 @@ def remove_checkpoints(output_dir: str | Path, leftovers_only: bool = False) -> 
         if path.is_dir() and path.name.startswith(".checkpoint-") and path.name.endswith(".tmp"):
             shutil.rmtree(path, ignore_errors=True)
     if not leftovers_only:
+        (folder / BEST_FILE).unlink(missing_ok=True)
         for path in list_checkpoints(folder):
             shutil.rmtree(path, ignore_errors=True)
 

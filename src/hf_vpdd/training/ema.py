@@ -13,6 +13,8 @@ class Ema:
     (10 + n) after n updates. Or, as the official code does (every 10 steps, start 2000), with a hard copy of the
     weights until step `start`, and the full decay from there.
 
+    Of a weight that is cut into slices (FSDP2, ZeRO 3), each process averages its own; `ShardedModel` gathers them.
+
     Args:
         every: steps between two updates. start: until this step the average is a copy; 0: warm-up instead.
     """
@@ -21,7 +23,7 @@ class Ema:
         self.parameters = [p for p in parameters if p.requires_grad]
         self.decay, self.every, self.start = decay, every, start
         self.updates = 0
-        self.shadow = [p.detach().clone().float() for p in self.parameters]
+        self.shadow = [_here(p).clone().float() for p in self.parameters]
 
     @torch.no_grad()
     def update(self, step: int) -> None:
@@ -32,7 +34,7 @@ class Ema:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         if self.start:
             decay = self.decay if step >= self.start else 0.0
-        weights = [p.detach() for p in self.parameters]
+        weights = [_here(p) for p in self.parameters]
         if any(w.dtype != torch.float32 for w in weights):
             weights = [w.float() for w in weights]
         torch._foreach_lerp_(self.shadow, weights, 1.0 - decay)
@@ -60,3 +62,11 @@ class Ema:
         self.updates = int(state["updates"])
         for mine, saved in zip(self.shadow, state["shadow"], strict=True):
             mine.copy_(saved)
+
+
+def _here(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """The weight, or of a sliced one what this process holds."""
+    if hasattr(parameter, "ds_tensor"):  # DeepSpeed's ZeRO 3
+        return parameter.ds_tensor.detach()
+    detached = parameter.detach()
+    return detached.to_local() if hasattr(detached, "to_local") else detached

@@ -25,6 +25,7 @@ SCRIPTS = {
     "gr1_pretrain": "training/pretrain.py --model gr1",
     "gr1_finetune": "training/finetune.py --model gr1",
 }
+POLICY_STAGES = ("finetune", "gr1_finetune", "offline_rl")  # train something that can act in a simulator
 TRAIN_DEFAULTS = {**VPTR_DEFAULTS, **GR1_DEFAULTS}
 STAGE_ARGUMENTS = {
     "vqvae": VQVAEArguments,

@@ -1,6 +1,7 @@
 """Fields of argument dataclasses: defaults with a help line, and checks that name the argument."""
 
 from dataclasses import field
+from types import MappingProxyType
 from typing import Any
 
 from ..errors import InputError
@@ -11,6 +12,17 @@ def arg(default: Any, text: str) -> Any:
     if isinstance(default, (list, dict)):
         return field(default_factory=lambda: type(default)(default), metadata={"help": text})
     return field(default=default, metadata={"help": text})
+
+
+def grouped(title: str):
+    """As `arg`, for fields that --help shows together under `title`."""
+
+    def make(default: Any, text: str) -> Any:
+        made = arg(default, text)
+        made.metadata = MappingProxyType({**made.metadata, "group": title})
+        return made
+
+    return make
 
 
 def check_min(arguments: Any, where: str, **least: float) -> None:

@@ -7,17 +7,14 @@ the device between log lines.
 """
 
 import json
-import os
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from tqdm import tqdm
@@ -25,15 +22,22 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import atomic_write_text
 from .arguments import Recipe, TrainArguments
-from .checkpoints import load_checkpoint, remove_checkpoints, save_checkpoint
-from .ema import Ema
-from .memory_format import to_channels_last
+from .best import BestCheckpoint, read_best
+from .checkpoints import checkpoint_name, prune_checkpoints, remove_checkpoints, save_checkpoint
+from .disk import full_disk_named, require_space
+from .distributed import accelerate_precision, hold_model
+from .logs import RunLog
 from .metadata import run_record, write_run_files
-from .optimizer import build_optimizer, guarded_step, set_learning_rate
+from .nonfinite import save_nonfinite_batch
+from .optimizer import set_learning_rate
+from .preflight import check_before_work
 from .process import SignalFlag, torch_threads
+from .processes import join_processes, load_checkpoint_everywhere
+from .rollouts import Rollouts
 from .sampling import step_generator, step_seed
 from .schedules import learning_rate_factor
 from .task import DiffusionTask, Evaluation, Task
+from .trackers import tracker_names
 
 
 @dataclass
@@ -54,11 +58,13 @@ class Terminated(SystemExit):
 def train(task: Task, recipe: Recipe) -> TrainResult:
     """Train `task` by `recipe.train` into `recipe.output_dir`.
 
-    Writes there: the final model, `checkpoint-*`, `metrics.jsonl` (one line per log or evaluation), `run.json`,
-    `recipe.yaml`, `training.json` (summary, written last) and `tensorboard/`, `pictures/`.
+    Writes there: the final model, `checkpoint-*` and `best.json`, `metrics.jsonl` (one line per log or evaluation),
+    `run.json`, `recipe.yaml`, `training.json` (summary, written last) and `tensorboard/`, `pictures/`, `videos/`,
+    `rollouts/`; docs/training.md says what each holds.
 
     Raises:
-        InputError: a checkpoint of another run in the output folder; too many steps that are not finite.
+        InputError: a checkpoint of another run in the output folder; too many steps that are not finite; a tracker or
+            precision that this machine lacks; a folder that cannot be written to; a full disk.
         Terminated: SIGTERM, after saving a checkpoint.
     """
     with torch_threads(recipe.train.num_threads), torch.random.fork_rng(), SignalFlag() as stop:
@@ -69,19 +75,24 @@ class _Run:
     def __init__(self, task: Task, recipe: Recipe, stop: "SignalFlag"):
         from accelerate import Accelerator, DistributedDataParallelKwargs
         from accelerate.state import AcceleratorState
+        from accelerate.utils import ProjectConfiguration
 
         AcceleratorState._reset_state()  # several runs in one process may differ in precision
         self.task, self.recipe, self.args, self.stop = task, recipe, recipe.train, stop
         self.output_dir = Path(recipe.output_dir)
-        tracker = None if self.args.tracker == "none" else self.args.tracker
-        if tracker and not find_spec(tracker):
-            raise InputError(f"{tracker} is not installed: pip install 'hf-vpdd[train]', or give --tracker none")
+        check_before_work(recipe)
+        join_processes()
         self.accelerator = Accelerator(
-            mixed_precision=self.args.mixed_precision, log_with=tracker, project_dir=str(self.output_dir),
+            mixed_precision=accelerate_precision(self.args), log_with=tracker_names(self.args.tracker) or None,
+            project_config=ProjectConfiguration(str(self.output_dir), str(self.output_dir / "tensorboard")),
             kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=task.has_unused_parameters)],
         )  # fmt: skip
         self.main = self.accelerator.is_main_process
         self.device = self.accelerator.device
+        self.rollouts = None
+        if self.args.rollout_every:
+            self.rollouts = Rollouts(self.args, task.sentences or (), self.output_dir)
+        self.log, self.best = RunLog(self.accelerator, recipe), BestCheckpoint(self.args.keep_best, recipe.stage)
         self._prepare_model()
         self.sampler = task.sampler(self.args, self.accelerator.process_index, self.accelerator.num_processes)
         self.step = 0
@@ -102,45 +113,47 @@ class _Run:
 
     def _changeable(self) -> set[str]:
         """Options that may differ between a run and its resumption. A constant schedule can also be prolonged; the
-        others depend on the number of steps from the start."""
+        others depend on the number of steps from the start. The number of processes may differ too, if a step keeps
+        its number of samples, which is compared."""
         names = (
-            "save_every keep_last log_every eval_every eval_samples max_nonfinite tracker progress num_threads "
-            "compile gradient_checkpointing channels_last"
+            "save_every keep_last keep_best log_every eval_every eval_samples eval_videos max_nonfinite tracker "
+            "tracker_project run_name progress num_threads compile gradient_checkpointing channels_last rollout_every "
+            "rollout_episodes rollout_tasks rollout_protocol rollout_max_steps rollout_workers rollout_videos "
+            "batch_size gradient_accumulation_steps"
         ).split()
         names += ["steps"] if self.args.schedule == "constant" else []
-        return {f"train.{name}" for name in names} | {"data.root", "data.cache_dir"}
+        unused = getattr(self.recipe.options, "unused", list)()
+        return (
+            {f"train.{name}" for name in names}
+            | {"data.root", "data.cache_dir"}
+            | {f"{self.recipe.stage}.{name}" for name in unused}
+        )
 
     def _prepare_model(self) -> None:
         model, args = self.task.model, self.args
         if args.gradient_checkpointing:
+            if not hasattr(model, "activation_checkpointing_enable"):
+                raise InputError(f"train.gradient_checkpointing: {type(model).__name__} does not support it")
             model.activation_checkpointing_enable()
-        model.to(self.device)
-        if args.channels_last:
-            to_channels_last(model)
         if self.device.type == "cpu" and hasattr(model, "set_attn_implementation"):
             # The explicit product trains about twice as fast there as the fused kernel (bfloat16, short sequences).
             model.set_attn_implementation("eager")
-        if args.compile:
-            model.compile()
-        self.task.on_device(self.device, args)
-        if self.task.own_optimizers:
-            if args.gradient_accumulation_steps > 1:
-                raise InputError(
-                    "train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size"
-                )
-            self.model, self.optimizer = model, None
-            self.parameters = [p for p in model.parameters() if p.requires_grad]
-        else:
-            optimizer = build_optimizer(model, args, self.task.learning_rate_multipliers)
-            self.model, self.optimizer = self.accelerator.prepare(model, optimizer)
-            self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        self.ema = None
-        if args.ema_decay:
-            self.ema = Ema(self.bare_model.parameters(), args.ema_decay, args.ema_every, args.ema_start)
+        if self.task.own_optimizers and args.mixed_precision == "fp16":
+            raise InputError(
+                "train.mixed_precision fp16: this stage takes its own steps, without loss scaling; use bf16"
+            )
+        if self.task.own_optimizers and args.gradient_accumulation_steps > 1:
+            raise InputError("train.gradient_accumulation_steps must be 1 for this stage: give a larger batch_size")
+        self.holder = hold_model(self.accelerator, self.task, args)
+        if self.holder.sharded and args.mixed_precision == "fp16":
+            raise InputError("train.mixed_precision fp16 does not go with FSDP2 or DeepSpeed here: use bf16")
+        self.holder.prepare()
+        self.model, self.optimizer, self.parameters = self.holder.model, self.holder.optimizer, self.holder.parameters
+        self.ema = self.holder.average()
 
     @property
     def bare_model(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
+        return self.holder.bare
 
     # ------------------------------------------------------------------------------------------------------ the loop
 
@@ -150,6 +163,7 @@ class _Run:
             self.output_dir.mkdir(parents=True, exist_ok=True)
             remove_checkpoints(self.output_dir, leftovers_only=self.recipe.resume != "no")
         self._resume()
+        self._require_room()
         self._start_logs()
         # Threads help where the device works by itself; on the CPU they would only take a core away.
         pool = ThreadPoolExecutor(1) if self.device.type == "cuda" else None
@@ -157,12 +171,9 @@ class _Run:
         self.first_step = self.step
         started, last_log, cpu_before = time.monotonic(), time.monotonic(), self.cpu_seconds
         cpu_started = time.process_time()
-        bar = tqdm(
-            total=args.steps, initial=self.step, desc=self.recipe.stage, unit="step", smoothing=0.05,
-            disable=not (self.main and args.progress), mininterval=0.5 if os.isatty(2) else 15.0,
-        )  # fmt: skip
+        bar = self.log.bar(self.step)
         metrics: dict[str, float] = {}
-        self.task.train_mode(self.model)
+        self.holder.train_mode()
         saved_at = evaluated_at = -1
         try:
             while self.step < args.steps:
@@ -174,11 +185,17 @@ class _Run:
                     now = time.monotonic()
                     bar.set_postfix(self._log(now - last_log), refresh=False)
                     last_log = now
-                if args.eval_every and self.step % args.eval_every == 0 and self.step < args.steps:
+                paused = time.monotonic()
+                improved, last = False, self.step == args.steps
+                if args.eval_every and self.step % args.eval_every == 0 and not last:
                     metrics, evaluated_at = self._evaluate(final=False), self.step
-                if args.save_every and (self.step % args.save_every == 0 or self.step == args.steps):
+                    improved = self.best.offer(self.step, {f"val/{k}": v for k, v in metrics.items()})
+                if self.rollouts and self.step % args.rollout_every == 0:
+                    improved |= self._roll_out()
+                if args.save_every and (improved or self.step % args.save_every == 0 or last):
                     self._save()
                     saved_at = self.step
+                last_log += time.monotonic() - paused  # speed is that of the steps
                 if self._stop_requested():
                     if saved_at != self.step:
                         self._save()
@@ -188,12 +205,13 @@ class _Run:
                     raise Terminated
             if evaluated_at != self.step:
                 metrics = self._evaluate(final=True)
+                if self.best.offer(self.step, {f"val/{k}": v for k, v in metrics.items()}):
+                    self._keep_best()
         finally:
             bar.close()
             if pool:
                 pool.shutdown(cancel_futures=True)
-            for tracker in self.accelerator.trackers:  # `end_training` would also end the group of processes
-                tracker.finish()
+            self.log.finish()
         self.cpu_seconds = cpu_before + time.process_time() - cpu_started
         self._finish(metrics, time.monotonic() - started)
         return TrainResult(self.output_dir, self.step, metrics, self.cpu_seconds)
@@ -230,21 +248,21 @@ class _Run:
             torch.manual_seed(step_seed(args.seed, self.step, micro, rank))  # dropout
             generator = step_generator(self.device, args.seed, self.step, micro, rank)
             together = micro + 1 == parts
-            with nullcontext() if together else self.accelerator.no_sync(self.model):
+            with nullcontext() if together else self.holder.no_sync():
                 with self.accelerator.autocast():
                     loss, logs = self.task.loss(self.model, batch, generator)
-                self.accelerator.backward(loss / parts)
+                self.holder.backward(loss / parts, last=together)
             bad = bad | ~torch.isfinite(loss.detach())
             for name, value in {"loss": loss.detach(), **logs}.items():
                 self.sums[name] = self.sums.get(name, 0.0) + value.float()
                 self.counts[name] = self.counts.get(name, 0) + 1
-        norm = self.accelerator.clip_grad_norm_(self.parameters, args.clip or float("inf"))
+        norm = self.holder.clip(args.clip or float("inf"))
         self.sums["grad_norm"] = self.sums.get("grad_norm", 0.0) + norm
         self.counts["grad_norm"] = self.counts.get("grad_norm", 0) + 1
         # Gradients are averaged over ranks, so their norm is bad on all of them or on none; a loss is not.
         bad = bad | ~torch.isfinite(norm) if self.accelerator.num_processes == 1 else ~torch.isfinite(norm)
         self.task.before_update(self.bare_model)
-        guarded_step(self.optimizer, bad)
+        self.holder.step(bad)
         self._count_step(bad)
 
     def _count_step(self, bad: torch.Tensor) -> None:
@@ -281,29 +299,16 @@ class _Run:
             samples=self.task.num_samples, parameters=sum(p.numel() for p in bare.parameters()),
             trainable_parameters=sum(p.numel() for p in self.parameters),
         )  # fmt: skip
-        write_run_files(self.output_dir, self.record)
-        (self.output_dir / "training.json").unlink(missing_ok=True)
-        path = self.output_dir / "metrics.jsonl"
-        kept = []
-        if self.step and path.is_file():  # lines after the checkpoint are about steps that will be repeated
-            for line in path.read_text(encoding="utf-8").splitlines():
-                try:
-                    values = json.loads(line)
-                    # A finished run is evaluated once more, after its last checkpoint.
-                    repeated = values["step"] == self.args.steps and any(key.startswith("val/") for key in values)
-                    if values["step"] <= self.step and not repeated:
-                        kept.append(line + "\n")
-                except (ValueError, KeyError):
-                    continue
-        atomic_write_text(path, "".join(kept))
-        if self.args.tracker != "none":
-            self.accelerator.init_trackers(self.args.tracker, config=None)
+        self.log.start(self.record, self.step)
 
-    def _write_metrics(self, values: dict[str, float]) -> None:
-        with open(self.output_dir / "metrics.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": self.step, **values}) + "\n")
-        if self.args.tracker != "none":
-            self.accelerator.log(values, step=self.step)
+    def _require_room(self) -> None:
+        """One checkpoint has to fit on the disk, and the final model."""
+        if not self.main:
+            return
+        sizes = [p.numel() * p.element_size() for p in self.bare_model.parameters()]
+        trained = 4 * sum(p.numel() for p in self.parameters)  # two moments, and the average
+        needed = 2 * sum(sizes) + (3 if self.ema else 2) * trained if self.args.save_every else sum(sizes)
+        require_space(self.output_dir, needed, "a checkpoint" if self.args.save_every else "the model")
 
     def _log(self, seconds: float) -> dict[str, str]:
         """Means since the last log line; the only place where the loop waits for the device."""
@@ -315,24 +320,22 @@ class _Run:
         skipped, worst = int(self.skipped), int(self.worst_row)
         if skipped:
             values["train/skipped_steps"] = float(skipped)
-        if self.main:
-            self._write_metrics({**values, "cpu_seconds": round(self.cpu_seconds, 3)})
+        self.log.metrics(values, self.step, cpu_seconds=round(self.cpu_seconds, 3))
         if worst >= self.args.max_nonfinite:
             self._stop_nonfinite(worst)
         self.task.check({name.removeprefix("train/"): value for name, value in values.items()})
-        postfix = {"loss": f"{values['train/loss']:.4f}", "samples/s": f"{rate:.0f}"}
+        postfix = {"loss": f"{values['train/loss']:.4f}", **self.log.speed(rate, self.step)}
         return {**postfix, "skipped": str(skipped)} if skipped else postfix
 
     def _stop_nonfinite(self, worst: int) -> None:
         step = int(self.last_skipped)
-        if self.main:
-            batches = [self.sampler.batch(step, m).tolist() for m in range(self.args.gradient_accumulation_steps)]
-            content = {"step": step, "skipped_in_a_row": worst, "sample_indices": batches}
-            atomic_write_text(self.output_dir / "nonfinite.json", json.dumps(content, indent=1))
+        record = save_nonfinite_batch(  # of every process: any of them may have met the bad sample
+            self.output_dir, self.task, self.sampler, self.args, step, worst, self.accelerator.process_index
+        )
         raise InputError(
             f"loss or gradient was not finite in {worst} steps in a row (train.max_nonfinite is "
-            f"{self.args.max_nonfinite}), last in step {step}: lower the learning rate, or look at the samples named "
-            f"in {self.output_dir / 'nonfinite.json'}"
+            f"{self.args.max_nonfinite}), last in step {step}: lower the learning rate, or look at the batch, "
+            f"kept in {record} and beside it (hf_vpdd.training.load_nonfinite_batch reads it)"
         )
 
     def _evaluate(self, final: bool) -> dict[str, float]:
@@ -340,46 +343,80 @@ class _Run:
         model = self.bare_model
         model.eval()
         generator = step_generator(self.device, self.args.seed + 1_000_003, 0)
-        with self.ema.swapped() if self.ema else nullcontext(), torch.no_grad(), self.accelerator.autocast():
+        self.holder.collect(self.ema)
+        with self.holder.evaluating(self.ema), torch.no_grad(), self.accelerator.autocast():
             result = self.task.evaluate(model, generator, self.device, final) if self.main else Evaluation()
-        self.task.train_mode(self.model)
-        if self.main and result.metrics:
-            metrics = {f"val/{k}": float(v) for k, v in result.metrics.items()}
-            self._write_metrics(metrics)
-            if self.args.progress:
-                shown = "  ".join(f"{k} {v:.4g}" for k, v in result.metrics.items())
-                tqdm.write(f"[{self.recipe.stage} {self.step}/{self.args.steps}] {shown}")
-        if self.main and result.pictures:
-            self._write_pictures(result.pictures)
+        self.holder.train_mode()
+        if result.metrics:
+            self.log.metrics({f"val/{k}": float(v) for k, v in result.metrics.items()}, self.step)
+            self.log.say(self.step, "  ".join(f"{k} {v:.4g}" for k, v in result.metrics.items()))
+        self.log.pictures(result.pictures, self.step)
+        self.log.videos(result.videos, self.step)
         self.accelerator.wait_for_everyone()
-        return dict(result.metrics)
+        return self._from_main(dict(result.metrics))
 
-    def _write_pictures(self, pictures: dict[str, np.ndarray]) -> None:
-        from .pictures import save_png
+    def _roll_out(self) -> bool:
+        """Let the policy act in the simulator; whether that was the best one so far."""
+        values = {}
+        self.holder.collect(self.ema)
+        if self.main:
+            try:
+                with self.holder.averaged(self.ema):
+                    values, films = self.rollouts.play(
+                        lambda folder: self.task.save_policy(folder, self.bare_model), self.device, self.step,
+                        self.args.progress,
+                    )  # fmt: skip
+            except RuntimeError as error:  # a simulator that dies ends no training of days; bad input does
+                self.log.say(self.step, f"rollouts failed, training goes on: {error}")
+            else:
+                self.log.metrics(values, self.step)
+                self.log.films(films, self.step)
+                self.log.say(self.step, self.rollouts.summary(values))
+        self.holder.train_mode()
+        self.accelerator.wait_for_everyone()
+        return self.best.offer(self.step, self._from_main(values))
 
-        for name, picture in pictures.items():
-            save_png(self.output_dir / "pictures" / f"{name}-{self.step:06d}.png", picture)
-        if self.args.tracker == "tensorboard":
-            images = {name: picture[None] for name, picture in pictures.items()}
-            self.accelerator.get_tracker("tensorboard").log_images(images, step=self.step, dataformats="NHWC")
+    def _from_main(self, values: dict[str, float]) -> dict[str, float]:
+        """What the main process measured, on all of them: they must agree about what is the best."""
+        if self.accelerator.num_processes == 1:
+            return values
+        from accelerate.utils import broadcast_object_list
+
+        return broadcast_object_list([values])[0]
 
     # ---------------------------------------------------------------------------------------------- saving, resuming
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()
+        held = self.holder.state(self.ema)
+        self.holder.collect(self.ema)
         if self.main:
             state = {
-                "model": self.bare_model.state_dict(),
-                "ema": self.ema.state_dict() if self.ema else None,
-                "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
+                **held,
                 "task": self.task.state_dict(),
                 "sums": self.sums, "counts": self.counts, "cpu_seconds": self.cpu_seconds,
                 "skipped": [self.skipped, self.in_a_row, self.worst_row, self.last_skipped],
+                "best": self.best.state_dict(),
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
             }  # fmt: skip
             save_checkpoint(
-                self.output_dir, self.step, state, self.identity, self._write_checkpoint_files, self.args.keep_last
-            )
+                self.output_dir, self.step, state, self.identity, self._write_checkpoint_files, self.args.keep_last,
+                self._best_steps(),
+            )  # fmt: skip
+            if self.best.step == self.step:
+                self._keep_best()
         self.accelerator.wait_for_everyone()
+
+    def _keep_best(self) -> None:
+        """`best.json` names the checkpoint of this step; the best one before it may go."""
+        if self.main and self.args.save_every:
+            self.best.write(self.output_dir, checkpoint_name(self.step))
+            prune_checkpoints(self.output_dir, self.args.keep_last, self._best_steps())
+
+    def _best_steps(self) -> set[int]:
+        """Of the best checkpoint, and of the one before it as long as best.json names that."""
+        named = read_best(self.output_dir) or {"step": None}
+        return {step for step in (self.best.step, named["step"]) if self.best.metric and step is not None}
 
     def _write_checkpoint_files(self, folder: Path) -> None:
         write_run_files(folder, self.record)
@@ -387,32 +424,34 @@ class _Run:
 
     def _save_model(self, folder: Path, final: bool) -> None:
         """The averaged weights are what is saved; those for resuming are in state.pt."""
-        with self.ema.swapped() if self.ema else nullcontext():
+        with self.holder.averaged(self.ema):
             self.task.save_model(folder, self.bare_model, final)
 
     def _resume(self) -> None:
-        loaded = load_checkpoint(self.output_dir, self.recipe.resume, self.identity, warn=tqdm.write)
+        loaded = load_checkpoint_everywhere(
+            self.accelerator, self.output_dir, self.recipe.resume, self.identity, tqdm.write, self.holder.sharded
+        )
         if loaded is None:
             return
         self.step, state = loaded
-        # state_dict to state_dict of the same class: no key renaming of from_pretrained in between.
-        self.bare_model.load_state_dict(state["model"])
-        if self.optimizer is not None:
-            self.optimizer.load_state_dict(state["optimizer"])
-        if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+        self.holder.load_state(state, self.ema)
         self.task.load_state_dict(state["task"])
         self.sums = {k: v.to(self.device) for k, v in state["sums"].items()}
         self.counts, self.cpu_seconds = state["counts"], state["cpu_seconds"]
         self.skipped, self.in_a_row, self.worst_row, self.last_skipped = (v.to(self.device) for v in state["skipped"])
+        self.best.resume(state.get("best", {}), self.output_dir, self.step)  # not in checkpoints of earlier versions
+        if self.accelerator.scaler is not None and state.get("scaler"):
+            self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.main and self.args.progress:
             tqdm.write(f"{self.recipe.stage}: going on from step {self.step} of {self.output_dir}")
 
     def _finish(self, metrics: dict[str, float], wall_seconds: float) -> None:
         self.accelerator.wait_for_everyone()
+        self.holder.collect(self.ema)
         if self.main:
-            model = self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-            with self.ema.swapped() if self.ema else nullcontext():
+            model = self.holder.final_model()
+            size = sum(p.numel() * p.element_size() for p in self.bare_model.parameters())
+            with full_disk_named(self.output_dir, size), self.holder.averaged(self.ema):
                 self.task.save_model(self.output_dir, model, final=True)
             summary = {
                 "stage": self.recipe.stage, "steps": self.step, "metrics": metrics, "skipped_steps": int(self.skipped),

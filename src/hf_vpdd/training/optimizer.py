@@ -22,7 +22,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, multipliers: dict[st
         if not parameter.requires_grad:
             continue
         multiplier = next((value for prefix, value in prefixes if name.startswith(prefix)), 1.0)
-        is_matrix = parameter.ndim >= 2 and "weight" in name.rsplit(".", 1)[-1] or ".lora_" in name
+        is_matrix = parameter.ndim >= 2 and "weight" in name.rsplit(".", 1)[-1]
+        is_matrix = is_matrix and "lora_magnitude_vector" not in name  # DoRA's, one number for each output
         decays = is_matrix and id(parameter) not in embeddings
         groups.setdefault((multiplier, decays), []).append(parameter)
     return [
@@ -49,13 +50,24 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, learning_rate: float) ->
         group["lr"] = learning_rate * group["lr_multiplier"]
 
 
-def guarded_step(optimizer: torch.optim.Optimizer, bad: torch.Tensor) -> None:
-    """One step unless `bad` (0-dim bool, on the device) says that the gradients are not to be used; clears them."""
+def guarded_step(
+    optimizer: torch.optim.Optimizer, bad: torch.Tensor, scaler: torch.amp.GradScaler | None = None
+) -> None:
+    """One step unless `bad` (0-dim bool, on the device) says that the gradients are not to be used; clears them.
+
+    Args:
+        scaler: of float16 training; the gradients have been unscaled. Its scale is halved after an overflow, which
+            `bad` must include, and grows again in time.
+    """
     inner = getattr(optimizer, "optimizer", optimizer)  # as it is, or wrapped by accelerate
+    # accelerate's wrapper would let the scaler take the step, which knows nothing of `bad`.
+    step = optimizer.step if scaler is None else inner.step
     if inner.defaults.get("fused"):
         # The fused kernel leaves weights, moments and step count alone when found_inf is 1 (made for GradScaler).
         inner.grad_scale, inner.found_inf = None, bad.float()
-        optimizer.step()
+        step()
     elif not bool(bad):
-        optimizer.step()
+        step()
+    if scaler is not None:
+        scaler.update()
     optimizer.zero_grad(set_to_none=True)

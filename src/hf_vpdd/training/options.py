@@ -1,6 +1,7 @@
 """The options of a training run, section by section, with their defaults, help lines and checks.
 
-`DataArguments` and `TrainArguments` are shared by all stages; each stage has a class of its own besides.
+`DataArguments` and `TrainArguments` (train_arguments.py) are shared by all stages; each stage has a class of its own
+besides.
 """
 
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from ..errors import InputError
 from .fields import arg as _arg
 from .fields import check_fraction as _check_fraction
 from .fields import check_min as _check_min
+from .lora_arguments import LoraArguments
+from .train_arguments import TrainArguments
 
 
 @dataclass
@@ -123,64 +126,6 @@ class DataArguments:
 
 
 @dataclass
-class TrainArguments:
-    """Optimisation, precision, saving and logging."""
-
-    steps: int = _arg(1000, "optimiser steps")
-    batch_size: int = _arg(32, "samples per process and micro-batch")
-    gradient_accumulation_steps: int = _arg(1, "micro-batches per optimiser step")
-    learning_rate: float = _arg(1e-3, "peak learning rate")
-    schedule: Literal["onecycle", "cosine", "constant", "wsd"] = _arg("onecycle", "learning-rate schedule")
-    warmup: float = _arg(0.05, "warm-up: a fraction of the steps if below 1, else a number of steps")
-    decay: float = _arg(0.2, "wsd only: length of the final decay, a fraction of the steps if below 1, else steps")
-    final_learning_rate_ratio: float = _arg(0.0, "learning rate at the last step / peak (not for constant), 0..1")
-    weight_decay: float = _arg(0.05, "AdamW weight decay; never on norms, biases and embeddings")
-    betas: tuple[float, float] = _arg((0.9, 0.95), "AdamW betas")
-    eps: float = _arg(1e-8, "AdamW epsilon")
-    clip: float = _arg(1.0, "largest gradient norm (0 = no clipping)")
-    ema_decay: float = _arg(
-        0.0, "exponential moving average of the weights per step; its weights are what is saved (0 = off)"
-    )
-    ema_every: int = _arg(1, "steps between two updates of the average")
-    ema_start: int = _arg(
-        0, "until this step the average is a copy of the weights (0: no copy, but a decay that rises from 0.18)"
-    )
-    mixed_precision: Literal["no", "bf16"] = _arg("no", "autocast precision; bf16 works on CPU too")
-    channels_last: bool = _arg(True, "keep 2-D convolution weights channels-last (bf16 on CPU is slow without)")
-    gradient_checkpointing: bool = _arg(False, "recompute activations in the backward pass: less memory, more time")
-    compile: bool = _arg(False, "torch.compile the model")
-    seed: int = _arg(0, "seed of initialisation, batches and noise")
-    num_threads: int = _arg(1, "CPU threads of torch per process (0 = torch's default); 1 is fastest on shared cores")
-    save_every: int = _arg(500, "steps between checkpoints (0 = none; the final model is always saved)")
-    keep_last: int = _arg(2, "checkpoints kept")
-    log_every: int = _arg(20, "steps between log lines")
-    eval_every: int = _arg(500, "steps between evaluations on held-out episodes (0 = only at the end)")
-    eval_samples: int = _arg(256, "held-out samples per evaluation")
-    max_nonfinite: int = _arg(20, "stop after this many skipped steps in a row (loss or gradient not finite)")
-    tracker: Literal["tensorboard", "none"] = _arg("tensorboard", "where curves and pictures go besides metrics.jsonl")
-    progress: bool = _arg(True, "show a progress bar")
-
-    def check(self) -> None:
-        _check_min(
-            self, "train", steps=1, batch_size=1, gradient_accumulation_steps=1, warmup=0, weight_decay=0, clip=0,
-            num_threads=0, save_every=0, keep_last=1, log_every=1, eval_every=0, eval_samples=1, max_nonfinite=1,
-            seed=0, ema_every=1, ema_start=0,
-        )  # fmt: skip
-        if self.learning_rate <= 0:
-            raise InputError(f"train.learning_rate must be above 0, got {self.learning_rate}")
-        if not 0 <= self.ema_decay < 1:
-            raise InputError(f"train.ema_decay must lie in [0, 1), got {self.ema_decay}")
-        if not 0 <= self.final_learning_rate_ratio <= 1:
-            raise InputError(
-                f"train.final_learning_rate_ratio must lie in [0, 1], got {self.final_learning_rate_ratio}"
-            )
-        if any(not 0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"train.betas must lie in [0, 1), got {self.betas}")
-        if self.warmup > self.steps:
-            raise InputError(f"train.warmup ({self.warmup:g} steps) is longer than train.steps ({self.steps})")
-
-
-@dataclass
 class VQVAEArguments:
     """Options of training/train_vqvae.py."""
 
@@ -223,7 +168,7 @@ class PretrainArguments:
 
 
 @dataclass
-class FinetuneArguments:
+class FinetuneArguments(LoraArguments):
     """Options of training/finetune.py. The comparison arms combine from_scratch, objective and trunk_lr_multiplier."""
 
     from_scratch: bool = _arg(False, "same network and VQ-VAE as init_from, but the video trunk starts random")
@@ -251,21 +196,12 @@ class FinetuneArguments:
         "numbers for 7 tokens (RLBench)",
     )
     execute: int | None = _arg(None, "steps of each predicted chunk the policy runs (default: the whole chunk)")
-    lora: bool = _arg(False, "train low-rank adapters on the trunk (and the whole action head) instead of all weights")
-    lora_r: int = _arg(8, "rank of the adapters")
-    lora_alpha: int = _arg(16, "scale of the adapters (effective scale alpha / r)")
-    lora_dropout: float = _arg(0.0, "dropout before the adapters, 0..1")
-    lora_target_modules: str | None = _arg(
-        None,
-        "regular expression over module names (default: the model's own choice, else all linear layers of the trunk)",
-    )
-    lora_modules_to_save: list[str] = _arg(["action_head"], "modules trained whole and saved with the adapters")
 
     def check(self) -> None:
-        _check_min(self, "finetune", trunk_lr_multiplier=0, state_noise=0, color_jitter=0, lora_r=1, lora_alpha=1)
+        _check_min(self, "finetune", trunk_lr_multiplier=0, state_noise=0, color_jitter=0)
         _check_min(self, "finetune", cotrain_samples=0)
         _check_fraction(self, "finetune", "paraphrase_prob")
-        _check_fraction(self, "finetune", "lora_dropout")
+        self.check_lora("finetune")
         if self.video_loss_weight is not None:
             _check_min(self, "finetune", video_loss_weight=0)
         if self.execute is not None:
@@ -315,3 +251,6 @@ def _camera_value(value: Any, nested: bool = False) -> str | list[str] | dict:
     elif isinstance(value, dict) and value and not nested:
         return {str(root): _camera_value(cameras, nested=True) for root, cameras in value.items()}
     raise InputError(f"data.camera must be a name, a list of names, or {{root: name or names}}; got {value!r}")
+
+
+__all__ = ["DataArguments", "FinetuneArguments", "PretrainArguments", "TrainArguments", "VQVAEArguments"]

@@ -32,3 +32,15 @@ def save_png(path: str | Path, picture: np.ndarray) -> None:
 def to_uint8(pixels) -> np.ndarray:
     """Tensor (..., 3, H, W) in [-0.5, 0.5] -> uint8 (..., H, W, 3)."""
     return ((pixels.detach().float().clamp(-0.5, 0.5) + 0.5) * 255).round().byte().movedim(-3, -1).cpu().numpy()
+
+
+def side_by_side(strips: list[np.ndarray], gap: int = 2, scale: int = 2) -> np.ndarray:
+    """Videos of one length and size, uint8 (T, H, W, 3) each, as one."""
+    return np.stack([grid([list(frames)], gap, scale) for frames in zip(*strips, strict=True)])
+
+
+def save_video(path: str | Path, frames: np.ndarray, fps: int) -> Path:
+    """uint8 (T, H, W, 3), even sides, as an mp4 that browsers play."""
+    from ..data.video import encode_video
+
+    return encode_video(path, frames, fps, crf=22, gop=250)

@@ -1,12 +1,15 @@
 """What the scripts in training/ do: parse, run, and print bad input as one line."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import InputError
 from .arguments import Recipe, parse_command_line, recipe_family
+from .preflight import check_before_work
+from .processes import leave_processes
 
 
 def main_of_family(stages: dict[str, tuple[str, Callable[[Recipe], Path]]], description: str | None) -> int:
@@ -41,12 +44,16 @@ def pick_family(argv: list[str], families: list[str]) -> tuple[str, list[str]]:
 def main(stage: str, run: Callable[[Recipe], Path], description: str | None, argv: list[str] | None = None) -> int:
     """Exit status: 0 done, 2 bad input, 130 Ctrl-C; SIGTERM leaves through `Terminated` (143) after saving."""
     try:
-        folder = run(parse_command_line(stage, argv, description))
+        recipe = parse_command_line(stage, argv, description)
+        check_before_work(recipe)
+        folder = run(recipe)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; checkpoints that were saved are whole", file=sys.stderr)
         return 130
-    print(f"{stage}: {folder}")
+    if int(os.environ.get("RANK", 0)) == 0:
+        print(f"{stage}: {folder}")
+    leave_processes()
     return 0

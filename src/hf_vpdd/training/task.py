@@ -9,15 +9,17 @@ import torch
 from torch import nn
 
 from .arguments import TrainArguments
+from .lora import load_trained_weights, trained_names
 from .sampling import IndexSampler
 
 
 @dataclass
 class Evaluation:
-    """Held-out metrics, and pictures as uint8 (H, W, 3)."""
+    """Held-out metrics, pictures as uint8 (H, W, 3), videos as uint8 (T, H, W, 3)."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     pictures: dict[str, np.ndarray] = field(default_factory=dict)
+    videos: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 class Task:
@@ -30,7 +32,11 @@ class Task:
     learning_rate_multipliers: dict[str, float] | None = None  # parameter name prefix -> multiplier
     sample_groups: np.ndarray | None = None  # int (num_samples,), and the share of each group: see IndexSampler
     group_weights: list[float] | None = None
+    sentences: list[str] | None = None  # instructions of the training data, of a task that trains a policy
+    keeps_trained_only = False  # checkpoints leave out what is frozen: it is `init_from`'s, each time anew (LoRA)
     own_optimizers = False  # the task takes its steps by itself (`step`): the loop builds no optimiser
+    half_weights = True  # with bf16 and FSDP2 weights may be gathered in bfloat16: nothing counts on float32 ones
+    unshardable: str | None = None  # why the model cannot be cut into slices over the processes (FSDP2), if so
 
     def sampler(self, args: TrainArguments, rank: int, world_size: int):
         """What says which samples are in the batch of a step: `sampler.batch(step, micro)` -> int64 indices."""
@@ -38,6 +44,10 @@ class Task:
             self.num_samples, args.batch_size, args.seed, rank, world_size, args.gradient_accumulation_steps,
             self.sample_groups, self.group_weights,
         )  # fmt: skip
+
+    def shared_with_copies(self) -> list[Any]:
+        """Objects that a copy of the model is to share with it: state that training changes and `state_dict` has."""
+        return []
 
     def on_device(self, device: torch.device, args: TrainArguments) -> None:
         """The model has been moved to `device`: make what lives beside it (slow copies, own optimisers)."""
@@ -83,6 +93,26 @@ class Task:
         """Write what users load. `final` is False inside a checkpoint."""
         raise NotImplementedError
 
+    def kept_names(self, model: nn.Module) -> set[str]:
+        """Names of the tensors of `model` that a checkpoint has to hold."""
+        return trained_names(model) if self.keeps_trained_only else set(model.state_dict())
+
+    def model_state(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """These tensors."""
+        names = self.kept_names(model)
+        return {name: tensor for name, tensor in model.state_dict().items() if name in names}
+
+    def load_model_state(self, model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+        """What `model_state` gave, back into a model that was made anew."""
+        if self.keeps_trained_only:
+            load_trained_weights(model, weights)
+        else:
+            model.load_state_dict(weights)
+
+    def save_policy(self, folder: Path, model: nn.Module) -> None:
+        """Write a policy for rollouts that `RobotPolicy.from_pretrained` loads without anything else."""
+        self.save_model(folder, model, final=False)
+
     def state_dict(self) -> dict[str, Any]:
         """State besides weights and optimiser that training changes."""
         return {}
@@ -97,6 +127,9 @@ class DiffusionTask(Task):
     @property
     def scheduler(self):
         return self.model.scheduler
+
+    def shared_with_copies(self) -> list[Any]:
+        return [self.scheduler]
 
     def state_dict(self) -> dict[str, Any]:
         return {"scheduler": self.scheduler.state_dict()}

@@ -10,13 +10,12 @@ import torch
 from ..data.tokens import Share
 from ..errors import InputError
 from .memory_format import to_channels_last
+from .processes import join_processes
 
 
 def share_of_processes() -> Share:
     """This process among those that `accelerate launch` has started."""
-    from accelerate import PartialState
-
-    state = PartialState()
+    state = join_processes()
     return Share(state.process_index, state.num_processes, state.wait_for_everyone)
 
 
@@ -26,11 +25,9 @@ def make_encoder(vqvae, mixed_precision: str = "no") -> tuple[Callable[[np.ndarr
     Frames of another size than the VQ-VAE's are resized. On the accelerator of this process; bf16 counts there only,
     since on a CPU it is slower.
     """
-    from accelerate import PartialState
-
     from .stages.common import pixels_from_uint8, resize
 
-    device = PartialState().device
+    device = join_processes().device
     vqvae = to_channels_last(vqvae.to(device)).eval()
     bf16 = mixed_precision == "bf16" and device.type == "cuda"
 

@@ -65,6 +65,9 @@ class MultiHeadAttention(nn.Module):
 class TransformerBlock(GradientCheckpointingLayer):
     """Pre-norm: self-attention, optional cross-attention, feed-forward."""
 
+    # Methods besides `forward` that read weights: where blocks are gathered one by one (FSDP2), for them too.
+    weight_methods = ("keys_values",)
+
     def __init__(self, config, size: int, heads: int, ff_size: int, dropout: float, cross: bool = False):
         super().__init__()
         self.self_norm = nn.LayerNorm(size)
@@ -78,10 +81,14 @@ class TransformerBlock(GradientCheckpointingLayer):
         self.dropout = nn.Dropout(dropout)
         self.cross = cross
 
+    def keys_values(self, context: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What `forward` wants of a context (B, M, D); see [`MultiHeadAttention.keys_values`]."""
+        return self.cross_attn.keys_values(context)
+
     def forward(
         self, hidden: torch.Tensor, keys_values: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """`keys_values`: of `cross_attn`, where there is one."""
+        """`keys_values`: of the context, where there is cross-attention."""
         hidden = hidden + self.dropout(self.self_attn(self.self_norm(hidden)))
         if self.cross:
             hidden = hidden + self.dropout(self.cross_attn(self.cross_norm(hidden), keys_values))

@@ -96,7 +96,7 @@ class CrossAttentionHead(nn.Module):
         if self.keypoints is not None:
             condition = condition + self.keypoints(pixel_values[:, :, -1], prompt)
         current = self.current_proj(trunk_context["tokens"].flatten(1, 2)) + self.segment_embed[1]
-        return {"condition": condition, "current": [layer.cross_attn.keys_values(current) for layer in self.layers]}
+        return {"condition": condition, "current": [layer.keys_values(current) for layer in self.layers]}
 
     def forward(
         self, actions: torch.Tensor, timesteps: torch.Tensor, video_hidden: torch.Tensor, context: dict
@@ -109,7 +109,7 @@ class CrossAttentionHead(nn.Module):
         future = self.hidden_proj(video_hidden.flatten(1, 2)) + self.segment_embed[0]
         memory = []
         for layer, current in zip(self.layers, context["current"]):
-            parts = zip(layer.cross_attn.keys_values(future), current)
+            parts = zip(layer.keys_values(future), current)
             memory.append(tuple(torch.cat(part, dim=2) for part in parts))
         time = embed_time(self.timestep_embed, timesteps, context)
         return {"condition": context["condition"][:, None] + time, "memory": memory}

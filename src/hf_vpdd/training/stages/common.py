@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,15 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ...files import atomic_path, file_sha256
+from ...modeling.quiet import quiet_transformers
 from ..arguments import DataArguments, Recipe
+from ..preflight import check_data
+from ..processes import main_process_first
 
 
-def open_store(recipe: Recipe, store: Any = None, video_only: bool = False, decode: bool = True):
+def open_store(
+    recipe: Recipe, store: Any = None, video_only: bool = False, decode: bool = True, base: Path | None = None
+):
     """The decoded frames of `recipe.data` (built once and cached), or `store` if it was loaded already.
 
     Args:
@@ -26,12 +30,14 @@ def open_store(recipe: Recipe, store: Any = None, video_only: bool = False, deco
         video_only: for networks that look at each picture by itself. Every camera of every root is then a recording of
             its own (spec §3.4: views are independent rows in pre-training); roots may differ in cameras, frame rate,
             states and actions. Otherwise a store with one view per camera, for policies, whose roots must agree.
+        base: Folder of the policy that is trained further, which the data must fit.
     """
     from ...data.frame_store import FrameStore
     from ...data.multiview import build_views, flatten_views
 
     data = recipe.data
     if store is None:
+        check_data(recipe, base)
         with main_process_first():
             stores = [
                 build_views(
@@ -79,13 +85,6 @@ def sample_groups(store, data: DataArguments, positions: np.ndarray) -> tuple[np
         if weight > 0 and not (groups == number).any():
             raise InputError(f"data.weights gives {root} a share of {weight}, but no training frame comes from it")
     return groups, list(data.weights)
-
-
-def main_process_first():
-    """Context in which one process fills a cache before the others read it."""
-    from accelerate import PartialState
-
-    return PartialState().main_process_first()
 
 
 def choose_episodes(store, data: DataArguments) -> tuple[list[int], list[int]]:
@@ -166,22 +165,6 @@ def rows_of(total: int, batch_size: int):
 def pixels_from_uint8(frames: torch.Tensor) -> torch.Tensor:
     """uint8 (..., H, W, 3) -> float32 (..., 3, H, W) in [-0.5, 0.5]."""
     return frames.movedim(-1, -3).float().div_(255.0).sub_(0.5)
-
-
-@contextmanager
-def quiet_transformers():
-    """No load reports (a head that starts random is expected and checked for) and no bars for small files."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
 
 
 # -------------------------------------------------------------------------------------------------------- VQ-VAE
@@ -282,6 +265,11 @@ def require_model_folder(path: str | None, stage: str) -> Path:
 def require_processor(folder: Path) -> None:
     """Raises an InputError if a model's folder lacks the processor, whose tokenizer the next stage goes on with."""
     if not (folder / "processor_config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"init_from: {folder} holds an adapter, but no processor (processor_config.json is missing), so its "
+                "action bins and statistics are lost: copy the processor of its training run there"
+            )
         raise InputError(
             f"init_from: {folder} holds a model, but no processor (processor_config.json is missing), so there is no "
             "tokenizer for its instructions. A checkpoint converted without one: run hf-vpdd convert checkpoint again "
@@ -301,6 +289,11 @@ def folder_hash(folder: Path) -> str:
     """Hash of the weight files a run starts from."""
     files = sorted(folder.glob("*.safetensors"))
     return json.dumps({p.name: file_sha256(p)[:16] for p in files})
+
+
+def start_hash(start) -> str:
+    """Hash of all that a `Start` is made of."""
+    return folder_hash(start.weights) + (folder_hash(start.folder) if start.adapter is not None else "")
 
 
 # ------------------------------------------------------------------------------------------------------- language
@@ -341,18 +334,33 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def save_fine_tuned(folder: Path, model, processor, recipe: Recipe, final: bool) -> None:
-    """A checkpoint's or a finished run's policy; of LoRA the adapter, and at the end the merged policy beside it."""
+def save_for_rollouts(folder: Path, model, processor, lora: bool) -> None:
+    """A policy that loads without anything else: of LoRA, a copy with the adapters merged in."""
     import hf_vpdd
 
     def write(policy) -> None:
         write_folder(folder, lambda target: hf_vpdd.save_policy(target, policy, processor))
 
-    if not recipe.options.lora:
+    if not lora:
         write(model)
         return
-    from ..lora import save_adapter, save_merged
+    from ..lora import save_merged
 
-    save_adapter(model, folder / "adapter" if final else folder, recipe.init_from)
+    save_merged(model, write)
+
+
+def save_fine_tuned(folder: Path, model, processor, recipe: Recipe, final: bool) -> None:
+    """A checkpoint's or a finished run's policy; of LoRA the adapter, and at the end the merged policy beside it."""
+    import hf_vpdd
+
+    def write(place: Path, policy) -> None:
+        write_folder(place, lambda target: hf_vpdd.save_policy(target, policy, processor, home=place))
+
+    if not recipe.options.lora:
+        write(folder, model)
+        return
+    from ..lora import save_merged
+
+    write(folder / "adapter" if final else folder, model)
     if final:
-        save_merged(model, write)
+        save_merged(model, lambda policy: write(folder, policy))

@@ -11,7 +11,9 @@ from ..arguments import DataArguments, Recipe
 from ..augment import InstructionSampler
 from ..image_augment import random_crop
 from ..pictures import grid
-from .common import frame_indices, main_process_first, rows_of, sentences_with_paraphrases, spread, weights_fingerprint
+from ..processes import join_processes, main_process_first
+from .common import frame_indices, rows_of, sentences_with_paraphrases, spread, weights_fingerprint
+from .sample_videos import episode_videos
 from .windows import tensors_only
 
 
@@ -100,14 +102,12 @@ def frame_features(recipe: Recipe, store, model, processor):
     Raises:
         InputError: the tower is not frozen.
     """
-    from accelerate import PartialState
-
     from ...data.features import encode_frames
     from ...data.frame_store import FrameRows
 
     if not model.config.freeze_image_model:
         raise InputError("cache_features needs a frozen image tower: give image_model, or set it to false")
-    device, vision = PartialState().device, model.config.vision_config
+    device, vision = join_processes().device, model.config.vision_config
     size = model.config.pixel_size
     fingerprint = f"{weights_fingerprint(model.image_model)}/{size}/{processor.image_processor.image_mean}"
     fingerprint += f"/{processor.image_processor.image_std}"
@@ -177,9 +177,31 @@ def prediction_picture(
     Args:
         predict: inputs of the model -> frames (B, V, T, 3, S, S).
     """
+    rows = prediction_frames(windows, predict, spread(windows.val_positions, number), device)
+    return grid(rows, scale=1 if windows.config.pixel_size > 100 else 2) if rows else np.zeros((8, 8, 3), np.uint8)
+
+
+def prediction_videos(
+    windows: Gr1Windows, predict: Callable[[dict[str, torch.Tensor]], torch.Tensor], held_out: list[int], number: int,
+    device: torch.device,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """`number` held-out episodes as videos: for each camera the frame, the predicted one, the true one."""
+
+    def columns(positions: np.ndarray) -> list[np.ndarray]:
+        rows = prediction_frames(windows, predict, positions, device)
+        return [np.stack(column) for column in zip(*rows, strict=True)]
+
+    return episode_videos(windows.store, held_out, number, columns, "prediction")
+
+
+def prediction_frames(
+    windows: Gr1Windows, predict: Callable[[dict[str, torch.Tensor]], torch.Tensor], positions: np.ndarray,
+    device: torch.device,
+) -> list[list[np.ndarray]]:  # fmt: skip
+    """One row of pictures per window of `positions` that has a future."""
     ahead, to_bytes = windows.config.predict_ahead, windows.processor.post_process_video
     rows = []
-    dataset = windows.subset(spread(windows.val_positions, number))
+    dataset = windows.subset(positions)
     batch = {key: value.to(device) for key, value in tensors_only(dataset[:]).items()}
     inputs = windows.inputs(batch, None)
     predicted, pixels = predict(inputs), inputs["pixel_values"]
@@ -192,4 +214,4 @@ def prediction_picture(
             frames = (pixels[row, view, step], predicted[row, view, step], pixels[row, view, step + ahead])
             pictures += list(to_bytes(torch.stack(frames)).cpu().numpy())
         rows.append(pictures)
-    return grid(rows, scale=1 if windows.config.pixel_size > 100 else 2) if rows else np.zeros((8, 8, 3), np.uint8)
+    return rows

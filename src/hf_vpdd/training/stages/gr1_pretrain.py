@@ -21,7 +21,7 @@ from .common import (
     weights_fingerprint,
     write_folder,
 )
-from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture
+from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture, prediction_videos
 from .pretrain import load_text_model, text_config
 
 
@@ -73,6 +73,7 @@ class Gr1PretrainTask(Task):
         )  # fmt: skip
         features = frame_features(recipe, store, core, self.processor) if options.cache_features else None
         train_episodes, held_out = choose_episodes(store, data)
+        self.held_out = held_out
         self.windows = Gr1Windows(
             store, features, config, self.processor, data, train_episodes, held_out, recipe.train.eval_samples,
             actions=False, shift=options.random_shift, paraphrase_prob=options.paraphrase_prob,
@@ -98,11 +99,14 @@ class Gr1PretrainTask(Task):
         score = VideoScore(model, self.processor)
         for _, inputs in self.windows.evaluation(device):
             score.add(inputs, model(**inputs).frame_patches)
-        picture = prediction_picture(
-            self.windows, lambda inputs: model.predict_frames(**inputs), self.options.picture_samples, device
-        )
+
+        def predict(inputs):
+            return model.predict_frames(**inputs)
+
+        picture = prediction_picture(self.windows, predict, self.options.picture_samples, device)
+        videos = prediction_videos(self.windows, predict, self.held_out, self.recipe.train.eval_videos, device)
         metrics = score.metrics()
-        return Evaluation({"loss": metrics.pop("video_loss"), **metrics}, {"prediction": picture})
+        return Evaluation({"loss": metrics.pop("video_loss"), **metrics}, {"prediction": picture}, videos)
 
     def save_model(self, folder, model, final):
         def write(target: Path) -> None:

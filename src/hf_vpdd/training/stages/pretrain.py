@@ -29,6 +29,7 @@ from .common import (
     weights_fingerprint,
     write_folder,
 )
+from .sample_videos import episode_videos
 from .windows import Windows, frames_and_codes, tensors_only
 
 
@@ -82,6 +83,7 @@ class PretrainTask(DiffusionTask):
             chunk_size=config.chunk_size, max_instruction_length=options.max_instruction_length,
         )  # fmt: skip
         train_episodes, held_out = choose_episodes(store, data)
+        self.held_out = held_out
         self.windows = Windows(
             store,
             codes,
@@ -109,9 +111,11 @@ class PretrainTask(DiffusionTask):
         if self.windows.val is None:
             return Evaluation()
         metrics = video_metrics(model, self.windows, generator, device)
+        picture = forecast_picture(model, self.windows, self.options.picture_samples, device)
         return Evaluation(
-            metrics, {"forecast": forecast_picture(model, self.windows, self.options.picture_samples, device)}
-        )
+            metrics, {"forecast": picture},
+            forecast_videos(model, self.windows, self.held_out, self.recipe.train.eval_videos, device),
+        )  # fmt: skip
 
     def save_model(self, folder, model, final):
         from ...saving import save_policy
@@ -202,9 +206,32 @@ def video_metrics(model, windows: Windows, generator: torch.Generator, device: t
 def forecast_picture(model, windows: Windows, number: int, device: torch.device) -> np.ndarray:
     """One row per moment: current frame, imagined future, the true future through the tokenizer, the true future; and
     the same through the other cameras that saw it, side by side."""
-    store, core = windows.store, model.model
     moments = [windows.same_moment(position) for position in spread(windows.val_positions, number)]
-    positions = np.concatenate(moments)
+    pictures = list(zip(*forecast_frames(model, windows, np.concatenate(moments), device), strict=True))
+    rows, first = [], 0
+    for moment in moments:
+        rows.append([picture for view in pictures[first : first + len(moment)] for picture in view])
+        first += len(moment)
+    return grid(rows)
+
+
+def forecast_videos(
+    model, windows: Windows, held_out: list[int], number: int, device: torch.device
+) -> dict[str, np.ndarray]:
+    """`number` held-out episodes as videos: the camera, the imagined future, the true one through the tokenizer, the
+    true one."""
+
+    def columns(positions: np.ndarray) -> list[np.ndarray]:
+        positions = windows.useful(positions)
+        return forecast_frames(model, windows, positions, device) if len(positions) else []
+
+    return episode_videos(windows.store, held_out, number, columns, "forecast")
+
+
+def forecast_frames(model, windows: Windows, positions: np.ndarray, device: torch.device) -> list[np.ndarray]:
+    """Through the first camera, uint8 (B, H, W, 3) each: the frames at `positions`, the imagined future, the true one
+    through the tokenizer, the true one."""
+    store, core = windows.store, model.model
     batch = tensors_only(windows.subset(positions)[:])
     inputs = windows.inputs({k: v.to(device) for k, v in batch.items()}, None)
     truth = inputs.pop("video_codes")
@@ -217,9 +244,4 @@ def forecast_picture(model, windows: Windows, number: int, device: torch.device)
         to_uint8(resize(pixels_from_uint8(torch.from_numpy(store.frames[rows])), imagined.shape[1]))
         for rows in (positions, future)
     )
-    pictures = list(zip(now, imagined, coded, future, strict=True))
-    rows, first = [], 0
-    for moment in moments:
-        rows.append([picture for view in pictures[first : first + len(moment)] for picture in view])
-        first += len(moment)
-    return grid(rows)
+    return [now, imagined, coded, future]

@@ -99,6 +99,8 @@ class Objective(nn.Module):
 
 
 class ValueTask(Task):
+    half_weights = False  # the heads compute in float32
+
     def __init__(self, recipe: Recipe, store):
         from ...data.goals import GoalSampler
         from ...data.instruction_goals import InstructionGoals
@@ -116,6 +118,8 @@ class ValueTask(Task):
             self.words = self.processor.tokenize_instructions(store.tasks)
         torch.manual_seed(recipe.train.seed)
         self.model = Objective(VPTRForValuePrediction(config), options)
+        if options.objective == "icvf":
+            self.unshardable = "ICVF computes its targets with a slow copy of the whole network"
         train_episodes, self.held_out = choose_episodes(store, data)
         names = "p_random p_trajectory p_current p_same intent_same_clip clip_first geometric max_distance"
         goals = {name: getattr(options, name) for name in names.split()}

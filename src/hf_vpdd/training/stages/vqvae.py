@@ -21,6 +21,7 @@ from .common import (
     spread,
     write_folder,
 )
+from .sample_videos import episode_videos
 
 
 def run_vqvae(recipe: Recipe, store: Any = None) -> Path:
@@ -46,6 +47,7 @@ class VQVAETask(Task):
         self.recipe, self.options, self.store = recipe, options, store
         self.clip_frames, self.stride = config.clip_frames, data.history_stride
         train_episodes, held_out = choose_episodes(store, data)
+        self.held_out = held_out
         self.indices = frame_indices(store, train_episodes, data.frame_stride)
         self.val_indices = spread(frame_indices(store, held_out), recipe.train.eval_samples)
         self.num_samples = len(self.indices)
@@ -106,7 +108,17 @@ class VQVAETask(Task):
         roots = np.array(self.store.roots)[self.store.frame_episode[self.val_indices]]
         for root in dict.fromkeys(roots.tolist()) if len(set(roots.tolist())) > 1 else ():
             metrics[f"psnr_{Path(root).name}"] = float(psnr.cpu()[torch.from_numpy(roots == root)].mean())
-        return Evaluation(metrics, {"reconstruction": grid(picture)})
+        videos = episode_videos(
+            self.store, self.held_out, self.recipe.train.eval_videos,
+            lambda positions: self._reconstructed(model, positions, device), "reconstruction",
+        )  # fmt: skip
+        return Evaluation(metrics, {"reconstruction": grid(picture)}, videos)
+
+    def _reconstructed(self, model, positions: np.ndarray, device: torch.device) -> list[np.ndarray]:
+        """The last frames of the clips that end at `positions`, as they are and through the tokenizer."""
+        pixels = self._pixels(self._clips(positions).to(device))
+        restored = model(pixel_values=pixels.transpose(1, 2)).reconstruction.float().transpose(1, 2)
+        return [to_uint8(pixels[:, -1]), to_uint8(restored[:, -1])]
 
     def save_model(self, folder, model, final):
         write_folder(folder, model.save_pretrained)
