@@ -4,7 +4,8 @@
 
 The first --prior_steps steps see the prior tasks alone; from there on a share --mixing of each batch does, the rest is
 of the target tasks (--target_tasks, --target_root). Arms of the comparison: --init vptr | vip | tcn | scratch
-(or vptr:FOLDER), --freeze_encoders, --skip_multitask, --objective bc (behaviour cloning). See --help.
+(or vptr:FOLDER), --freeze_encoders, --lora true (adapters on the encoders), --skip_multitask, --objective bc
+(behaviour cloning). See --help.
 """
 
 import sys

@@ -5,6 +5,9 @@
 
 `AutoModel`, `AutoProcessor`, `pipeline("robot-policy")`, `RobotPolicy` and `VPDDPipeline` all load this folder:
 diffusers looks for a component at the root when there is no sub-folder of its name.
+
+A policy with a LoRA adapter on it is saved as that adapter: `adapter_model.safetensors`, `adapter_config.json` and
+`adapter_base.json` stand in place of the weights, all else is the same, and the same five load it.
 """
 
 import json
@@ -14,6 +17,7 @@ import shutil
 from pathlib import Path
 
 from .errors import InputError
+from .modeling.adapters import adapters_of, write_adapter
 from .version import __version__
 
 
@@ -24,6 +28,7 @@ def save_policy(
     card: str | None = None,
     scheduler=None,
     max_shard_size: str | int = "5GB",
+    home: str | os.PathLike | None = None,
 ) -> Path:
     """Writes model, processor, scheduler and pipeline index into one folder; whole or (if killed) not at all.
 
@@ -35,6 +40,7 @@ def save_policy(
         card: Text of README.md, with its YAML header. Default: a README that is there stays, else a minimal one.
         scheduler: Default: the model's own, if it has one.
         max_shard_size: Weights larger than this are split.
+        home: Where the folder will be moved to, if not `directory` (an adapter remembers the way to its base).
 
     Returns:
         The folder.
@@ -49,7 +55,10 @@ def save_policy(
     # A sibling, so that the renames stay on one disk; hidden, so that nobody takes a half-written one for a policy.
     stage = directory.with_name(f".{directory.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        model.save_pretrained(stage, max_shard_size=max_shard_size)
+        if adapters_of(model):
+            write_adapter(stage, model, Path(home or directory))
+        else:
+            model.save_pretrained(stage, max_shard_size=max_shard_size)
         processor.save_pretrained(stage)
         if scheduler is not None:  # GR-1 and V-PTR have none, and therefore no diffusers pipeline
             scheduler.save_pretrained(stage)
@@ -84,10 +93,15 @@ def minimal_card(model) -> str:
     elif hasattr(model, "scheduler"):
         imports = "from hf_vpdd import VPDDPipeline"
         usage = "pipe = VPDDPipeline.from_pretrained(REPOSITORY)  # imagines video; it knows no actions yet"
+    adapted, header = "", ""
+    if adapters_of(model) and (base := getattr(model, "adapter_base", None)) is not None:
+        name_of_base = f"{base.name} at {base.revision}" if base.revision else Path(base.name).name
+        adapted = f" This is a LoRA adapter on {name_of_base}."
+        header = "- lora\n" + (f"base_model: {base.name}\n" if base.revision else "")
     return (
         "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n- robotics\n- video-pretraining\n"
-        f"- {model.config.model_type}\n---\n\n# {name}\n\nSaved with hf_vpdd {__version__}. No evaluation is recorded "
-        f"here.\n\n```python\n{imports}\n\n{usage}\n```\n"
+        f"- {model.config.model_type}\n{header}---\n\n# {name}\n\nSaved with hf_vpdd {__version__}.{adapted} No "
+        f"evaluation is recorded here.\n\n```python\n{imports}\n\n{usage}\n```\n"
     )
 
 
@@ -103,7 +117,8 @@ def move_into(stage: Path, directory: Path) -> None:
     (directory / "config.json").unlink(missing_ok=True)
     for old in directory.iterdir():
         weights = old.name.startswith("model") and old.name.endswith((".safetensors", ".safetensors.index.json"))
-        if (weights or old.name == "model_index.json") and old.name not in names:
+        adapter = old.name.startswith("adapter_") and old.is_file()
+        if (weights or adapter or old.name == "model_index.json") and old.name not in names:
             old.unlink()
     for path in files:
         os.replace(path, directory / path.name)

@@ -12,6 +12,7 @@ from hf_vpdd.data.check import check_dataset
 from hf_vpdd.data.findings import KINDS, Findings
 from hf_vpdd.data.lerobot import LeRobotDataset
 from hf_vpdd.data.lerobot_writer import LeRobotWriter, encode_video
+from hf_vpdd.data.packet_sums import SUMS_FILE
 from hf_vpdd.errors import InputError
 
 from .conftest import FPS, LENGTHS, make_episodes, write_dataset
@@ -238,10 +239,14 @@ def test_a_whole_dataset_has_nothing(dataset_root, tmp_path):
     assert not check(write_v21(tmp_path / "old", make_episodes())).findings.counts.keys() - {"stats"}
 
 
-def test_quick_sees_missing_frames_and_no_damage_inside(tmp_path, dataset_root):
+def test_quick_sees_missing_frames_and_other_bytes(tmp_path, dataset_root):
     root = shutil.copytree(dataset_root, tmp_path / "set")
     _noise(VIDEO)(root)
-    assert not check(root, decode=False).findings
+    report = check(root, decode=False)
+    (finding,) = report.findings.sorted()
+    assert (finding.kind, finding.file, finding.key, finding.episode) == ("checksum", VIDEO, KEY, 1)
+    (root / "meta" / SUMS_FILE).unlink()  # datasets of others have none: then only decoding finds damage
+    assert not check(root, decode=False).findings and check(root).findings.counts["decode"]
     _shorter_video(root)
     assert check(root, decode=False).findings.counts == {"video-frames": 1}
 

@@ -8,8 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hf_vpdd.data import frame_store
+from hf_vpdd.data import frame_store, video_backends
 from hf_vpdd.data.frame_store import FrameRows, FrameStore, fit_square
+from hf_vpdd.data.lerobot import LeRobotDataset
+from hf_vpdd.data.packet_sums import SUMS_FILE
 from hf_vpdd.errors import InputError
 
 from .conftest import LENGTHS, make_episodes, numbered_frames, read_numbers, task_of, write_dataset
@@ -197,6 +199,9 @@ def test_a_video_that_is_too_short_is_found(tmp_path, dataset_root, episodes):
     path = root / "videos/observation.images.corner2/chunk-000/file-000.mp4"
     frames = np.concatenate([e["observation.images.corner2"] for e in episodes])
     encode_video(path, frames[:75], 20)
+    with pytest.raises(InputError, match="episode 1, observation.images.corner2: .* does not have its checksum"):
+        build(root)
+    (root / "meta" / SUMS_FILE).unlink()
     with pytest.raises(InputError, match="lacks 8 frames, the first is frame 4 of episode 4"):
         build(root)
     assert not list((root / ".cache" / "hf_vpdd").iterdir())
@@ -245,3 +250,40 @@ def test_keyframes_are_read_or_found(tmp_path, feature):
     assert store.subset([1]).keyframe.tolist() == expected[9:]
     assert FrameStore.concat([store, store]).keyframe.tolist() == expected * 2
     assert build(write_dataset(tmp_path / "without", make_episodes((4,)))).keyframe is None
+
+
+def _numbers_through(root, tmp_path, monkeypatch, backend):
+    monkeypatch.setenv(video_backends.VARIABLE, backend)
+    store = FrameStore.build(root, image_size=48, cache_dir=tmp_path / backend, progress=False)
+    (about,) = (tmp_path / backend).glob("*/store.json")
+    return read_numbers(store.frames[:]).tolist(), json.loads(about.read_text())["video_backend"]
+
+
+def test_the_decoder_is_chosen_and_named(tmp_path, dataset_root, monkeypatch):
+    numbers, decoder = _numbers_through(dataset_root, tmp_path, monkeypatch, "pyav")
+    assert numbers == list(range(1, 84)) and decoder == video_backends.describe_backend("pyav")
+
+
+@pytest.mark.skipif(bool(video_backends._torchcodec_problem()), reason="torchcodec is not installed")
+def test_torchcodec_fills_the_cache_too(tmp_path, dataset_root, monkeypatch):
+    numbers, decoder = _numbers_through(dataset_root, tmp_path, monkeypatch, "torchcodec")
+    assert numbers == list(range(1, 84)) and decoder.startswith("torchcodec ")
+    root = shutil.copytree(dataset_root, tmp_path / "set")
+    path = next(root.rglob("*.mp4"))
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(bytes(data))
+    with pytest.raises(InputError, match="episode 0, observation.images.corner2: .*does not have its checksum"):
+        _numbers_through(root, tmp_path / "damaged", monkeypatch, "torchcodec")
+
+
+def test_a_reader_of_windows_gives_every_frame_that_is_wanted(dataset_root):
+    """How other decoders than PyAV are asked: in runs of wanted frames, 64 at a time; here through PyAV's reader."""
+    dataset = LeRobotDataset(dataset_root)
+    dataset.video_backend = "windows"
+    key = dataset.camera_key("corner2")
+    target = np.arange(83)
+    target[[0, 1, 70]] = -1
+    got = list(frame_store._numbered_frames(dataset, key, 0, target))
+    assert [index for index, _ in got] == np.flatnonzero(target >= 0).tolist()
+    assert read_numbers(np.stack([image for _, image in got])).tolist() == [index + 1 for index, _ in got]

@@ -145,7 +145,7 @@ BROKEN = {
     "cut video": (_cut("videos/observation.images.corner2/chunk-000/file-000.mp4"), "file-000.mp4"),
     "noise in the video": (
         _noise("videos/observation.images.corner2/chunk-000/file-000.mp4"),
-        "file-000.mp4 cannot be",
+        "file-000.mp4 was changed or damaged",
     ),
     "cut info": (_cut("meta/info.json"), "info.json is not valid JSON"),
     "no stats": (_unlink("meta/stats.json"), "has no statistics"),

@@ -16,6 +16,7 @@ from PIL import Image
 
 from hf_vpdd.data import open_dataset, video_backends
 from hf_vpdd.data.lerobot import LeRobotDataset
+from hf_vpdd.data.packet_sums import SUMS_FILE
 from hf_vpdd.data.video_backends import TorchcodecReader, describe_backend, resolve_backend
 from hf_vpdd.errors import InputError
 from tests.fakehub import FakeHub
@@ -84,6 +85,7 @@ def test_depth_as_video_of_more_than_8_bits(tmp_path):
     """Grey of 10 bits in a lossless codec, as depth recorders write it."""
     root = write_dataset(tmp_path / "set", make_episodes((6,)))
     path = next((root / "videos").rglob("*.mp4"))
+    (root / "meta" / SUMS_FILE).unlink()
     grey = (np.arange(6)[:, None, None] * 100 + np.arange(48)[None, :, None] + np.zeros((6, 48, 48))).astype(np.uint16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=FPS)

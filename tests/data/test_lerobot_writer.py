@@ -146,7 +146,7 @@ def test_same_episodes_same_bytes(tmp_path, episodes):
     for name in ("a", "b"):
         write_dataset(tmp_path / name, episodes[:3])
     files = sorted(p.relative_to(tmp_path / "a") for p in (tmp_path / "a").rglob("*") if p.is_file())
-    assert len(files) == 6
+    assert len(files) == 7
     for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
 

@@ -213,6 +213,7 @@ def test_what_is_written_here_has_the_types_and_places_of_the_reference(dataset_
     ours = sorted(path.relative_to(dataset_root).as_posix() for path in dataset_root.rglob("*") if path.is_file())
     assert ours == [
         "data/chunk-000/file-000.parquet", "meta/episodes/chunk-000/file-000.parquet", "meta/info.json",
+        "meta/packet_crc32.parquet",  # ours: LeRobot does not look at it
         "meta/stats.json", "meta/tasks.parquet", "videos/observation.images.corner2/chunk-000/file-000.mp4",
     ]  # fmt: skip
     info, reference = (json.loads((root / "meta/info.json").read_text()) for root in (dataset_root, version_3))

@@ -121,6 +121,16 @@ def test_accumulation_equals_the_larger_batch(tmp_path):
         torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("clip", [0.0, 1e-3])
+def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path, clip):
+    train(ToyTask(), toy_recipe(tmp_path, steps=1, log_every=1, clip=clip))
+    moments = torch.load(tmp_path / "checkpoint-000001" / "state.pt", weights_only=True)["optimizer"]["state"]
+    used = torch.stack([one["exp_avg"].norm() for one in moments.values()]).norm() / (1 - 0.9)  # after the first step
+    told = metrics(tmp_path)[0]["train/grad_norm"]  # before clipping
+    assert told > 0.1
+    assert float(used) == pytest.approx(clip or told, rel=1e-3)
+
+
 def test_two_processes_equal_one_with_the_doubled_batch(tmp_path):
     arguments = ["--plain", "yes", "--ema_decay", "0", "--save_every", "0", "--steps", "5", "--batch_size", "8"]
     arguments += ["--tracker", "tensorboard"]  # closing it must not end the group before the model is saved

@@ -25,6 +25,7 @@ from .findings import KINDS, Findings
 from .formats import open_dataset
 from .lerobot import LeRobotDataset, find_root, is_lerobot_folder
 from .lerobot_files import read_columns
+from .packet_sums import SUMS_FILE
 
 
 @dataclass
@@ -130,6 +131,11 @@ def _check_lerobot(root: Path, report: CheckReport, decode: bool, workers: int |
         report.statistics = {key: running.result() for key, running in numbers.statistics.items()}
     if stored is not None:
         _check_image_statistics(dataset, stored, findings)
+    try:
+        dataset.packet_sums("", 0)
+    except InputError as error:
+        findings.add("broken-file", str(error), file=f"meta/{SUMS_FILE}")
+        return
     videos = _videos(dataset)
     with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:  # the decoder lets other threads run
         jobs = [pool.submit(_one_video, video, dataset.fps, decode, findings) for video in videos]
@@ -211,7 +217,7 @@ def _videos(dataset: LeRobotDataset) -> list[VideoFile]:
                     VideoFile(
                         path, path.relative_to(dataset.root).as_posix(), key, inside,
                         dataset.episodes.video_start[key][inside], dataset.episodes.length[inside],
-                        size if len(size) == 2 else None,
+                        size if len(size) == 2 else None, sums=dataset.packet_sums(key, number),
                     )
                 )  # fmt: skip
     return output

@@ -1,5 +1,6 @@
 """Checks one video file against the episodes that lie in it: every frame there, in time, decodable."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 
 from ..errors import InputError
 from .findings import Findings
+from .packet_sums import PacketCheck
 from .video import open_video
 
 
@@ -23,6 +25,7 @@ class VideoFile:
     length: np.ndarray
     shape: tuple | None = None  # (H, W) promised by meta/info.json
     findings: list[tuple] = field(default_factory=list)
+    sums: np.ndarray | None = None  # int64, checksums of the packets, see `packet_sums`
 
     def place(self, frame: int) -> dict:
         """Episode and frame within it of a frame of the file."""
@@ -36,7 +39,7 @@ def check_video(video: VideoFile, fps: float, decode: bool, findings: Findings) 
     """Reads the file from start to end once, decoding every frame, or only the container's list of frames.
 
     A decoder hides damage: it repeats or patches pictures and only logs. `open_video` tells it to stop at the first
-    doubt.
+    doubt, and checksums, where there are any, find what it cannot know.
     """
     needed = int((video.first + video.length).max())
     where = {"file": video.name, "key": video.key}
@@ -53,15 +56,17 @@ def check_video(video: VideoFile, fps: float, decode: bool, findings: Findings) 
             if video.shape and size != video.shape:
                 text = f"pictures are {size[0]} by {size[1]}, meta/info.json says {video.shape[0]} by {video.shape[1]}"
                 findings.add("wrong-type", text, **where)
+            packets = _compared(container.demux(stream), stream, video, fps, findings)
             if not decode:
-                times = [float(p.pts * p.time_base) for p in container.demux(stream) if p.size and p.pts is not None]
+                times = [float(p.pts * p.time_base) for p in packets if p.size and p.pts is not None]
                 times.sort()
             else:
-                for frame in container.decode(stream):
-                    if frame.is_corrupt:
-                        findings.add("decode", "the picture is damaged", **where, **video.place(good))
-                    times.append(float(frame.pts * frame.time_base))
-                    good += 1
+                for packet in packets:
+                    for frame in packet.decode():
+                        if frame.is_corrupt:
+                            findings.add("decode", "the picture is damaged", **where, **video.place(good))
+                        times.append(float(frame.pts * frame.time_base))
+                        good += 1
     except InputError as error:
         findings.add("broken-file", str(error), episode=int(video.episode[0]), **where)
         return
@@ -88,3 +93,18 @@ def check_video(video: VideoFile, fps: float, decode: bool, findings: Findings) 
             findings.add("video-frames", text, episode=episode, frame=int(lacking[0]), **where)
     if len(np.unique(number)) != len(number):
         findings.add("video-timing", "two pictures have the same time", **where)
+
+
+def _compared(packets, stream, video: VideoFile, fps: float, findings: Findings) -> Iterator[av.Packet]:
+    """The packets; those with another checksum are reported, the first of a file in full."""
+    compare = None if video.sums is None else PacketCheck(video.path, stream, video.sums, fps)
+    wrong = []
+    for packet in packets:
+        if compare is not None:
+            frame = compare.wrong_frame(packet)
+            if frame is not None:
+                wrong.append(frame)
+        yield packet
+    if wrong:
+        text = f"{len(wrong)} of {len(video.sums)} pictures do not have the checksum they were written with"
+        findings.add("checksum", text, len(wrong), file=video.name, key=video.key, **video.place(wrong[0]))

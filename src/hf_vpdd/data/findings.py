@@ -17,6 +17,7 @@ KINDS: dict[str, tuple[bool, str, str]] = {
     "video-frames": (True, "a video does not hold the frames its episodes need", "encode the video again"),
     "video-timing": (True, "a video frame is not at a multiple of 1 / fps", "encode the video at the dataset's fps"),
     "decode": (True, "a picture or video cannot be decoded", "copy or encode the file again"),
+    "checksum": (True, "a video is not the one that was written", "copy the file again"),
     "stats": (True, "the statistics do not match the data", "hf-vpdd check DATASET --write-stats"),
     "model": (True, "the statistics of the model are of other data", "train with this dataset, or use another model"),
     "outlier": (False, "a number far outside of what the others span", "look at that episode"),

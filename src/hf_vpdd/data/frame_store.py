@@ -4,6 +4,7 @@
     store.frames[[5, 17]]            # uint8 (2, 96, 96, 3)
     few = store.per_task(5)          # the first 5 episodes of each task; shares the memory
 
+Videos are decoded by PyAV, or by torchcodec where it is installed or chosen (`video_backends`).
 The cache lies in `<dataset>/.cache/hf_vpdd` unless told otherwise, is named by the dataset's fingerprint, appears only
 when complete, and takes N * S * S * 3 bytes (2.8 GB for 100,000 frames of 96 by 96).
 """
@@ -13,7 +14,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +30,7 @@ from .frame_numbers import read_numbers, remembered_numbers
 from .frame_rows import FrameRows
 from .lerobot import LeRobotDataset
 from .video import iterate_numbered_frames
+from .video_backends import describe_backend, make_video_reader
 
 
 _FORMAT = 1  # raise when the files of the cache or the pixels in them change
@@ -135,6 +137,7 @@ class FrameStore:
                     np.savez(temporary / "numbers.npz", **arrays)
                     # Written last and looked for first.
                     about = {"fingerprint": fingerprint, "root": origin, "made": time.time()}
+                    about["video_backend"] = _decoder(dataset, key)
                     (temporary / "store.json").write_text(
                         json.dumps(about | {"camera": key, "image_size": image_size})
                     )
@@ -375,7 +378,9 @@ def _check_room(cache_dir: Path, num_bytes: int) -> None:
 def _decode_into(path: Path, dataset: LeRobotDataset, key: str, size: int, progress: bool) -> None:
     table = dataset.episodes
     frames = np.lib.format.open_memmap(path, "w+", np.uint8, (dataset.num_frames, size, size, 3))
-    bar = tqdm(total=dataset.num_frames, unit="frame", desc=f"decoding {key}", disable=None if progress else True)
+    decoder = _decoder(dataset, key)
+    by = f" ({decoder})" if decoder else ""
+    bar = tqdm(total=dataset.num_frames, unit="frame", desc=f"decoding {key}{by}", disable=None if progress else True)
     with bar:
         if key not in table.video_files:  # an image feature: cells of the table
             for episode in range(dataset.num_episodes):
@@ -394,7 +399,7 @@ def _decode_into(path: Path, dataset: LeRobotDataset, key: str, size: int, progr
                 target[first : first + length] = np.arange(to, to + length)
             missing = target >= 0
             seen = 0
-            for index, image in iterate_numbered_frames(video, dataset.fps):
+            for index, image in _placed(_numbered_frames(dataset, key, number, target), table, target, key):
                 if index >= len(target) or target[index] < 0:
                     continue
                 frames[target[index]] = fit_square(image, size)
@@ -412,6 +417,41 @@ def _decode_into(path: Path, dataset: LeRobotDataset, key: str, size: int, progr
                     "record the dataset again"
                 )
     frames.flush()
+
+
+def _placed(frames: Iterator[tuple[int, np.ndarray]], table, target: np.ndarray, key: str) -> Iterator:
+    """The same; an error names the episode after whose last good frame it came."""
+    index = -1
+    try:
+        for index, image in frames:
+            yield index, image
+    except InputError as error:
+        rows = target[index + 1 :]
+        row = next(iter(rows[rows >= 0].tolist()), None)
+        place = "" if row is None else f"episode {int(np.searchsorted(table.start, row, side='right')) - 1}, "
+        raise InputError(f"{place}{key}: {error}") from error
+
+
+def _decoder(dataset, key: str) -> str | None:
+    """The library that decodes the feature's videos, with its version; None where it has none of its own."""
+    backend = getattr(dataset, "video_backend", None)
+    return describe_backend(backend) if backend and key in dataset.episodes.video_files else None
+
+
+def _numbered_frames(dataset, key: str, number: int, target: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(index in the file, picture) of one video file in order, at least of the frames that have a target."""
+    path, sums = dataset.episodes.video_files[key][number], dataset.packet_sums(key, number)
+    if dataset.video_backend == "pyav":
+        # One pass, which says how many frames are lacking at the end.
+        yield from iterate_numbered_frames(path, dataset.fps, sums)
+        return
+    reader = make_video_reader(dataset.video_backend, max_open=1)
+    wanted = np.flatnonzero(target >= 0)
+    for run in np.split(wanted, np.flatnonzero(np.diff(wanted) > 1) + 1):
+        for first in range(int(run[0]), int(run[-1]) + 1, 64):
+            images = reader.read(path, first, min(64, int(run[-1]) + 1 - first), dataset.fps, sums)
+            yield from enumerate(images, first)
+    reader.close()
 
 
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:

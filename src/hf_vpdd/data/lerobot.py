@@ -32,6 +32,7 @@ from .lerobot_files import (
     tasks_of_table,
     to_numpy,
 )
+from .packet_sums import read_packet_sums, sums_of_file
 from .statistics import from_json
 from .video import VideoReader
 from .video_backends import make_video_reader, resolve_backend
@@ -123,6 +124,7 @@ class LeRobotDataset:
         self.video_backend = resolve_backend(video_backend)
         self._videos = make_video_reader(self.video_backend, max_open_videos)
         self._table: tuple[Path, pa.Table] | None = None  # the data file read last
+        self._sums_of_file: dict[tuple[str, int], np.ndarray] = {}
 
     def __len__(self) -> int:
         return self.num_episodes
@@ -213,9 +215,12 @@ class LeRobotDataset:
         if key in self._video_keys:
             path = self._here(self.episodes.video_files[key][self.episodes.video_file[key][episode]])
             start = int(self.episodes.video_start[key][episode]) + first
-            if depth:
-                return self._depth_videos.read(path, start, count, self.fps)
-            return self._videos.read(path, start, count, self.fps)
+            reader = self._depth_videos if depth else self._videos
+            try:
+                sums = self.packet_sums(key, int(self.episodes.video_file[key][episode]))
+                return reader.read(path, start, count, self.fps, sums)
+            except InputError as error:
+                raise InputError(f"episode {episode}, {key}: {error}") from error
         path = self._here(self.episodes.data_files[self.episodes.data_file[episode]])
         cells = read_rows(path, key, int(self._row_start[episode]) + first, count).to_pylist()
         frames = [decode_image(cell, self.root, key, episode, depth) for cell in cells]
@@ -223,6 +228,23 @@ class LeRobotDataset:
             found = sorted({str(frame.shape) for frame in frames})
             raise InputError(f"{path}: episode {episode} needs {count} pictures {key} of one size, found {found}")
         return np.stack(frames)
+
+    def packet_sums(self, key: str, number: int) -> np.ndarray | None:
+        """int64 (frames,): checksums of the packets of video file `number` of a feature, -1 for frames of no episode;
+        None of a dataset without (see `packet_sums`)."""
+        if key not in self._sums:
+            return None
+        if (key, number) not in self._sums_of_file:
+            table = self.episodes
+            here = np.flatnonzero(table.video_file[key] == number)
+            self._sums_of_file[key, number] = sums_of_file(
+                self._sums[key], table.start[here], table.length[here], table.video_start[key][here]
+            )
+        return self._sums_of_file[key, number]
+
+    @cached_property
+    def _sums(self) -> dict[str, np.ndarray]:
+        return read_packet_sums(self.root, self._video_keys, self.num_frames)
 
     @cached_property
     def _depth_videos(self) -> VideoReader:

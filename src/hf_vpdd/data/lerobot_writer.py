@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from ..errors import InputError
 from ..files import atomic_path
+from .packet_sums import SUMS_FILE
 from .statistics import ImageStatistics, RunningStatistics, sample_indices, to_json
 from .video import VideoJoiner, encode_video, iterate_frames, open_video
 
@@ -86,6 +87,7 @@ class LeRobotWriter:
         self._statistics: dict[str, RunningStatistics | ImageStatistics] = {}
         self._joiners: dict[str, VideoJoiner] = {}
         self._video_file: dict[str, int] = {}
+        self._sums: dict[str, list[int]] = {}
         self._data_file = 0
         self._data_writer: pq.ParquetWriter | None = None
         self._pending: list[pa.Table] = []
@@ -173,6 +175,9 @@ class LeRobotWriter:
         statistics = {key: value.result() for key, value in self._statistics.items()}
         (meta / "stats.json").write_text(json.dumps(to_json(statistics), indent=2))
         self._write_tasks(meta / "tasks.parquet")
+        if self._sums:
+            columns = {key: pa.array(sums, pa.uint32()) for key, sums in self._sums.items()}
+            pq.write_table(pa.table(columns), meta / SUMS_FILE, use_dictionary=False)
         self._write_episodes(meta / "episodes" / "chunk-000" / "file-000.parquet")
         (meta / "info.json").write_text(json.dumps(self._info(), indent=2))
         for name in ("data", "videos", "meta"):  # meta last: with it the folder becomes a dataset, in one rename
@@ -326,6 +331,7 @@ class LeRobotWriter:
             relative = VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
             joiner = self._joiners[key] = VideoJoiner(self._partial / relative, self.fps)
         first = joiner.append(path, length)
+        self._sums.setdefault(key, []).extend(joiner.sums[first:])
         chunk, file = divmod(self._video_file[key], CHUNK_SIZE)
         return {
             f"videos/{key}/chunk_index": chunk,

@@ -25,7 +25,7 @@ from PIL import Image
 
 from ..errors import InputError
 from .png_sums import png_damage
-from .video import open_video
+from .video import open_video, to_rgb
 
 
 VIDEO_SUFFIXES = (".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".gif")
@@ -278,7 +278,7 @@ class _OpenVideo:
                 f"{self.facts.last:.3f} s: it is cut short or damaged"
             )
         if self._picture is None or self._picture[0] != self._shown[0]:
-            image = self._convert.reformat(self._shown[1], format="rgb24").to_ndarray()
+            image = to_rgb(self._convert, self._shown[1])
             if self.facts.rotation:
                 image = np.ascontiguousarray(np.rot90(image, self.facts.rotation))
             self._picture = (self._shown[0], image)

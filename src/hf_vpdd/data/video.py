@@ -17,6 +17,7 @@ from av.video.reformatter import VideoReformatter
 
 from ..errors import InputError
 from ..files import atomic_path
+from .packet_sums import PacketCheck, packet_seed, packet_sum
 
 
 _ENCODERS = {"h264": "libx264"}
@@ -118,7 +119,7 @@ def open_video(path: str | os.PathLike, threads: int = 1) -> av.container.InputC
         container.close()
         raise InputError(f"video file {path} is of no kind that can be decoded (damaged?)")
     context.thread_count = threads
-    # Else a decoder repeats or patches damaged pictures, says nothing, and they are trained on.
+    # Damaged pictures are to be errors, not patched ones (measured: it costs nothing); see `_decoded` for the rest.
     context.options = {"err_detect": "explode"}
     return container
 
@@ -132,17 +133,23 @@ def iterate_frames(path: str | os.PathLike, keyframes_only: bool = False) -> Ite
         yield image
 
 
-def iterate_numbered_frames(path: str | os.PathLike, fps: float) -> Iterator[tuple[int, np.ndarray]]:
+def iterate_numbered_frames(
+    path: str | os.PathLike, fps: float, sums: np.ndarray | None = None
+) -> Iterator[tuple[int, np.ndarray]]:
     """As `iterate_frames`, each with its number at `fps`, taken from its time and not from counting.
 
+    `sums`: int64 (frames,) checksums that the packets must have, see `packet_sums`.
+
     Raises:
-        InputError: A frame lies between two multiples of 1 / fps.
+        InputError: A frame lies between two multiples of 1 / fps, is damaged, or has another checksum.
     """
-    for frame, image in _decode(path):
+    for frame, image in _decode(path, fps=fps, sums=sums):
         yield _frame_number(frame, fps, path), image
 
 
-def _decode(path: str | os.PathLike, keyframes_only: bool = False) -> Iterator[tuple[av.VideoFrame, np.ndarray]]:
+def _decode(
+    path: str | os.PathLike, keyframes_only: bool = False, fps: float = 0.0, sums: np.ndarray | None = None
+) -> Iterator[tuple[av.VideoFrame, np.ndarray]]:
     # One reformatter for all frames: `frame.to_ndarray(format=...)` would set up a colour converter for each, which
     # costs three times the decoding at 96 by 96 pixels.
     convert = VideoReformatter()
@@ -150,11 +157,29 @@ def _decode(path: str | os.PathLike, keyframes_only: bool = False) -> Iterator[t
         stream = container.streams.video[0]
         if keyframes_only:
             stream.codec_context.skip_frame = "NONKEY"
+        check = None if sums is None else PacketCheck(path, stream, sums, fps)
         try:
-            for frame in container.decode(stream):
-                yield frame, convert.reformat(frame, format="rgb24").to_ndarray()
+            for frame in _decoded(container, stream, path, check):
+                yield frame, to_rgb(convert, frame)
         except av.error.FFmpegError as error:
             raise InputError(f"video file {path} cannot be decoded: {error}") from error
+
+
+def to_rgb(convert: VideoReformatter, frame: av.VideoFrame) -> np.ndarray:
+    """uint8 RGB (H, W, 3). By this thread alone: PyAV would wake one per core for each picture, which takes twice the
+    processor's time at these sizes and, where the cores are busy, ten times the wait."""
+    return convert.reformat(frame, format="rgb24", threads=1).to_ndarray()
+
+
+def _decoded(container, stream, path: str | os.PathLike, check: PacketCheck | None) -> Iterator[av.VideoFrame]:
+    """The frames from here on. A decoder patches most damaged pictures and only marks them; that is an error here."""
+    for packet in container.demux(stream):
+        if check is not None:
+            check(packet)
+        for frame in packet.decode():
+            if frame.is_corrupt:
+                raise InputError(f"video file {path} has a damaged picture at {frame.time:.4f} s; copy it again")
+            yield frame
 
 
 def _frame_number(frame: av.VideoFrame, fps: float, path: str | os.PathLike) -> int:
@@ -192,6 +217,7 @@ class VideoJoiner:
         self._container = None
         self._stream = None
         self._setting = None
+        self.sums: list[int] = []  # of each frame so far; see `packet_sums`
 
     @staticmethod
     def setting(source: av.container.InputContainer) -> tuple:
@@ -218,6 +244,7 @@ class VideoJoiner:
                 self._stream = self._container.add_stream_from_template(source.streams.video[0])
                 self._stream.time_base = 1 / self._rate
                 self._setting = self.setting(source)
+            seed = packet_seed(source.streams.video[0])
             previous = None
             for packet in source.demux(source.streams.video[0]):
                 if packet.size == 0:  # PyAV ends with an empty packet that only means "flush"
@@ -232,6 +259,7 @@ class VideoJoiner:
                 packet.pts = packet.dts = self.num_frames
                 packet.duration = 1
                 self.num_bytes += packet.size
+                self.sums.append(packet_sum(packet, seed))
                 self.num_frames += 1
                 self._container.mux(packet)
         if self.num_frames - first != num_frames:
@@ -262,14 +290,19 @@ class VideoReader:
         self.grey = grey
         self._open: OrderedDict[str, _OpenVideo] = OrderedDict()
 
-    def read(self, path: str | os.PathLike, first: int, count: int, fps: float) -> np.ndarray:
+    def read(
+        self, path: str | os.PathLike, first: int, count: int, fps: float, sums: np.ndarray | None = None
+    ) -> np.ndarray:
         """Frames `first` to `first + count - 1` of a file of constant rate, uint8 RGB (count, H, W, 3).
 
+        `sums`: int64 (frames of the file,) checksums that its packets must have, see `packet_sums`.
+
         Raises:
-            InputError: The file ends before, or a frame is not at the time its index says.
+            InputError: The file ends before, a frame is not at the time its index says, is damaged, or has another
+                checksum.
         """
         key = str(path)
-        video = self._open.pop(key, None) or _OpenVideo(path, self.grey)
+        video = self._open.pop(key, None) or _OpenVideo(path, fps, self.grey, sums)
         self._open[key] = video
         while len(self._open) > self.max_open:
             self._open.popitem(last=False)[1].container.close()
@@ -296,12 +329,13 @@ def _grey(frame: av.VideoFrame) -> np.ndarray:
 
 
 class _OpenVideo:
-    def __init__(self, path: str | os.PathLike, grey: bool = False):
+    def __init__(self, path: str | os.PathLike, fps: float, grey: bool = False, sums: np.ndarray | None = None):
         self.path = path
         self.container = open_video(path)
         self.stream = self.container.streams.video[0]
         self.grey = grey
-        self._frames = self.container.decode(self.stream)
+        self._check = None if sums is None else PacketCheck(path, self.stream, sums, fps)
+        self._frames = _decoded(self.container, self.stream, path, self._check)
         self._convert = VideoReformatter()  # see `_decode`
         self._next = 0
 
@@ -310,8 +344,11 @@ class _OpenVideo:
         if not self._next <= first <= self._next + 16:
             # A quarter of a frame late: rounding must not land before the frame, or the seek goes a key frame too far.
             offset = int((Fraction(first) + Fraction(1, 4)) / exact_rate(fps) / self.stream.time_base)
-            self.container.seek(offset, stream=self.stream)
-            self._frames = self.container.decode(self.stream)
+            try:
+                self.container.seek(offset, stream=self.stream)
+            except av.error.FFmpegError as error:  # an index that contradicts itself
+                raise InputError(f"video file {self.path} cannot be searched for frame {first}: {error}") from error
+            self._frames = _decoded(self.container, self.stream, self.path, self._check)
         output = None
         filled = 0
         try:
@@ -324,7 +361,7 @@ class _OpenVideo:
                         f"video file {self.path}: the frame at {frame.time:.4f} s is number {index} at {fps} fps, "
                         f"expected number {first + filled}; the file and its episode table disagree"
                     )
-                image = _grey(frame) if self.grey else self._convert.reformat(frame, format="rgb24").to_ndarray()
+                image = _grey(frame) if self.grey else to_rgb(self._convert, frame)
                 if output is None:
                     output = np.empty((count, *image.shape), image.dtype)
                 output[filled] = image

@@ -1,7 +1,9 @@
 """Which library decodes the videos of datasets: PyAV, which is always there, or torchcodec, where it is installed.
 
 "auto" takes torchcodec if it is installed and loads (it needs a matching FFmpeg), else PyAV. The environment variable
-HF_VPDD_VIDEO_BACKEND takes the place of "auto". `LeRobotDataset.video_backend` and `hf-vpdd info` show the choice.
+HF_VPDD_VIDEO_BACKEND takes the place of "auto". `LeRobotDataset.video_backend`, `hf-vpdd info` and the bar of a frame
+cache show the choice. torchcodec patches damaged pictures and does not tell: of datasets with checksums
+(`packet_sums`) each file's are compared before it is read, of others PyAV is the stricter reader.
 """
 
 import importlib.util
@@ -15,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from .packet_sums import check_packets
 from .video import VideoReader
 
 
@@ -70,22 +73,34 @@ def _torchcodec_problem() -> str | None:
 
 
 class TorchcodecReader:
-    """As `VideoReader`, through torchcodec: at most `max_open` decoders are kept."""
+    """As `VideoReader`, through torchcodec: at most `max_open` decoders are kept.
+
+    Checksums are compared for a whole file when it is first read.
+    """
 
     def __init__(self, max_open: int = 8):
         self.max_open = max_open
         self._open: OrderedDict = OrderedDict()
+        self._checked: set[str] = set()
 
-    def read(self, path: str | os.PathLike, first: int, count: int, fps: float) -> np.ndarray:
+    def read(
+        self, path: str | os.PathLike, first: int, count: int, fps: float, sums: np.ndarray | None = None
+    ) -> np.ndarray:
         """Frames `first` to `first + count - 1` of a file of constant rate, uint8 RGB (count, H, W, 3).
 
+        `sums`: int64 (frames of the file,) checksums that its packets must have, see `packet_sums`.
+
         Raises:
-            InputError: No such file, no video, it ends before, or a frame is not at the time its index says.
+            InputError: No such file, no video, it ends before, a frame is not at the time its index says, or the file
+                has other checksums.
         """
         from torchcodec.decoders import VideoDecoder
 
         if not Path(path).is_file():
             raise InputError(f"video file {path} is missing")
+        if sums is not None and str(path) not in self._checked:
+            check_packets(path, fps, sums)
+            self._checked.add(str(path))
         try:
             # "approximate" counts on a constant frame rate and spares reading the file through; see the times below.
             decoder = self._open.pop(str(path), None) or VideoDecoder(

@@ -119,7 +119,9 @@ class DeepSpeedModel(ShardedModel):
             whole = {name: self._whole(safe_get_full_optimizer_state(p, name)) for name in _MOMENTS}
             moments[number] = {"step": taken, **whole}
         average = {"updates": ema.updates, "shadow": self._whole_average(ema)} if ema else None
-        return {"model": self._weights(), "ema": average, "optimizer": {"state": moments, "param_groups": self.groups}}
+        kept = self.task.kept_names(self.bare)
+        weights = {name: tensor for name, tensor in self._weights().items() if name in kept}
+        return {"model": weights, "ema": average, "optimizer": {"state": moments, "param_groups": self.groups}}
 
     def load_state(self, state: dict[str, Any], ema: Ema | None) -> None:
         from deepspeed.utils import (
@@ -129,8 +131,11 @@ class DeepSpeedModel(ShardedModel):
             safe_set_local_optimizer_state,
         )
 
+        kept = self.task.kept_names(self.bare)
         with torch.no_grad():
             for name, value in self.trained.state_dict(keep_vars=True).items():
+                if name not in kept:  # frozen, and there since the start
+                    continue
                 whole = state["model"][name]
                 if hasattr(value, "ds_tensor"):
                     value.ds_tensor.copy_(self._cut(whole, value))

@@ -116,14 +116,14 @@ class WholeModel:
     def state(self, ema: Ema | None) -> dict[str, Any]:
         """What resuming needs of weights, average and optimiser. All processes call it, the main one gets it."""
         return {
-            "model": self.bare.state_dict(),
+            "model": self.task.model_state(self.bare),
             "ema": ema.state_dict() if ema else None,
             "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
         }
 
     def load_state(self, state: dict[str, Any], ema: Ema | None) -> None:
         # state_dict to state_dict of the same class: no key renaming of from_pretrained in between.
-        self.bare.load_state_dict(state["model"])
+        self.task.load_model_state(self.bare, state["model"])
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         if ema is not None:
@@ -255,10 +255,13 @@ class ShardedModel(WholeModel):
             for number, entry in optimizer["state"].items()
         }
         average = {"updates": ema.updates, "shadow": self._whole_average(ema)} if ema else None
-        return {"model": self._weights(), "ema": average, "optimizer": {**optimizer, "state": moments}}
+        kept = self.task.kept_names(self.bare)
+        weights = {name: tensor for name, tensor in self._weights().items() if name in kept}
+        return {"model": weights, "ema": average, "optimizer": {**optimizer, "state": moments}}
 
     def load_state(self, state: dict[str, Any], ema: Ema | None) -> None:
-        mine = self.model.state_dict()
+        kept = self.task.kept_names(self.bare)
+        mine = {name: value for name, value in self.model.state_dict().items() if name in kept}
         if mine.keys() != state["model"].keys():
             raise InputError(f"the checkpoint has other weights: {sorted(mine.keys() ^ state['model'].keys())[:5]}")
         with torch.no_grad():

@@ -122,7 +122,12 @@ class _Run:
             "batch_size gradient_accumulation_steps"
         ).split()
         names += ["steps"] if self.args.schedule == "constant" else []
-        return {f"train.{name}" for name in names} | {"data.root", "data.cache_dir"}
+        unused = getattr(self.recipe.options, "unused", list)()
+        return (
+            {f"train.{name}" for name in names}
+            | {"data.root", "data.cache_dir"}
+            | {f"{self.recipe.stage}.{name}" for name in unused}
+        )
 
     def _prepare_model(self) -> None:
         model, args = self.task.model, self.args

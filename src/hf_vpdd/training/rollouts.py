@@ -63,6 +63,7 @@ class Rollouts:
         """
         from ..evaluation import evaluate
         from ..policy import RobotPolicy
+        from .stages.common import quiet_transformers
 
         args, folder = self.args, self.output_dir / "rollouts" / f"{step:06d}"
         shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed, or started again
@@ -70,7 +71,8 @@ class Rollouts:
         with untouched_random_state():
             try:
                 save(weights)
-                policy = RobotPolicy.from_pretrained(weights, device=device, dtype=torch.float32, seed=args.seed)
+                with quiet_transformers():
+                    policy = RobotPolicy.from_pretrained(weights, device=device, dtype=torch.float32, seed=args.seed)
             finally:
                 shutil.rmtree(weights, ignore_errors=True)
             found = evaluate(

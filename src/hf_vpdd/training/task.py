@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .arguments import TrainArguments
+from .lora import load_trained_weights, trained_names
 from .sampling import IndexSampler
 
 
@@ -32,6 +33,7 @@ class Task:
     sample_groups: np.ndarray | None = None  # int (num_samples,), and the share of each group: see IndexSampler
     group_weights: list[float] | None = None
     sentences: list[str] | None = None  # instructions of the training data, of a task that trains a policy
+    keeps_trained_only = False  # checkpoints leave out what is frozen: it is `init_from`'s, each time anew (LoRA)
     own_optimizers = False  # the task takes its steps by itself (`step`): the loop builds no optimiser
     half_weights = True  # with bf16 and FSDP2 weights may be gathered in bfloat16: nothing counts on float32 ones
     unshardable: str | None = None  # why the model cannot be cut into slices over the processes (FSDP2), if so
@@ -90,6 +92,22 @@ class Task:
     def save_model(self, folder: Path, model: nn.Module, final: bool) -> None:
         """Write what users load. `final` is False inside a checkpoint."""
         raise NotImplementedError
+
+    def kept_names(self, model: nn.Module) -> set[str]:
+        """Names of the tensors of `model` that a checkpoint has to hold."""
+        return trained_names(model) if self.keeps_trained_only else set(model.state_dict())
+
+    def model_state(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """These tensors."""
+        names = self.kept_names(model)
+        return {name: tensor for name, tensor in model.state_dict().items() if name in names}
+
+    def load_model_state(self, model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+        """What `model_state` gave, back into a model that was made anew."""
+        if self.keeps_trained_only:
+            load_trained_weights(model, weights)
+        else:
+            model.load_state_dict(weights)
 
     def save_policy(self, folder: Path, model: nn.Module) -> None:
         """Write a policy for rollouts that `RobotPolicy.from_pretrained` loads without anything else."""

@@ -60,7 +60,9 @@ class Trackers:
         """Begin the run, or go on from `step` with the one that a resumed training began."""
         if not self.names:
             return
-        identity = self._identity(resumed=step > 0)
+        identity = ""
+        if set(self.names) - {"tensorboard"}:
+            identity = self._identity(resumed=step > 0)
         options = {
             # steps after the checkpoint are repeated: what was drawn of them goes
             "tensorboard": {"purge_step": step + 1} if step else {},

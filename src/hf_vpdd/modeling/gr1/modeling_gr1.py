@@ -15,6 +15,7 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 
+from ..adapters import AdapterLoadingMixin
 from .configuration_gr1 import GR1Config
 from .embeddings import ActionHead, ActionQueries, StateEmbedding, ViewEmbedding
 from .frame_decoder import FrameDecoder, patch_statistics, patchify, unpatchify
@@ -27,7 +28,7 @@ from .tokens import StepLayout
 from .towers import GR1ImageTower, GR1Trunk
 
 
-class GR1PreTrainedModel(PreTrainedModel):
+class GR1PreTrainedModel(AdapterLoadingMixin, PreTrainedModel):
     config: GR1Config
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -54,7 +55,8 @@ class GR1PreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in transformers; the frozen towers stay frozen (loading makes new parameters, all of them trainable)."""
+        """As in transformers, and of adapters as in `AdapterLoadingMixin`; the frozen towers stay frozen (loading
+        makes new parameters, all of them trainable)."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.base_model.freeze_towers()

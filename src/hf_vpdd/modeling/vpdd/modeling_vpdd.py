@@ -18,6 +18,7 @@ from transformers.utils import ModelOutput
 
 from ...errors import InputError
 from ...schedulers.scheduling_mask_and_replace import MaskAndReplaceScheduler
+from ..adapters import AdapterLoadingMixin
 from ..vqvae.modeling_vqvae import VPDDVQVAE
 from .configuration_vpdd import VPDDConfig
 from .cross_attention_head import CrossAttentionHead, KeypointEncoder
@@ -84,7 +85,7 @@ def build_scheduler(config: VPDDConfig) -> MaskAndReplaceScheduler:
     )
 
 
-class VPDDPreTrainedModel(PreTrainedModel):
+class VPDDPreTrainedModel(AdapterLoadingMixin, PreTrainedModel):
     config: VPDDConfig
     base_model_prefix = "model"
     main_input_name = "history_codes"
@@ -118,7 +119,8 @@ class VPDDPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in transformers; the tokenizer stays frozen (loading makes new parameters, all of them trainable)."""
+        """As in transformers, and of adapters as in `AdapterLoadingMixin`; the tokenizer stays frozen (loading makes
+        new parameters, all of them trainable)."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.base_model.vqvae.requires_grad_(False)

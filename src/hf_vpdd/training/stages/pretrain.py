@@ -220,9 +220,12 @@ def forecast_videos(
 ) -> dict[str, np.ndarray]:
     """`number` held-out episodes as videos: the camera, the imagined future, the true one through the tokenizer, the
     true one."""
-    return episode_videos(
-        windows.store, held_out, number, lambda rows: forecast_frames(model, windows, rows, device), "forecast"
-    )
+
+    def columns(positions: np.ndarray) -> list[np.ndarray]:
+        positions = windows.useful(positions)
+        return forecast_frames(model, windows, positions, device) if len(positions) else []
+
+    return episode_videos(windows.store, held_out, number, columns, "forecast")
 
 
 def forecast_frames(model, windows: Windows, positions: np.ndarray, device: torch.device) -> list[np.ndarray]:

@@ -42,8 +42,8 @@ class Windows:
         if actions:
             self._shape["targets"] = data.targets
         self._codes = codes
-        self.train = self.subset(self._useful(frame_indices(store, train_episodes, data.frame_stride)))
-        self.val_positions = spread(self._useful(frame_indices(store, held_out)), eval_samples)
+        self.train = self.subset(self.useful(frame_indices(store, train_episodes, data.frame_stride)))
+        self.val_positions = spread(self.useful(frame_indices(store, held_out)), eval_samples)
         self.val = self.subset(self.val_positions) if len(self.val_positions) else None
         self.instructions = InstructionSampler(
             sentences_with_paraphrases(list(self.train.tasks)),
@@ -59,7 +59,7 @@ class Windows:
 
         return WindowDataset(self.store, self._codes, frame_indices=positions, **{**self._shape, **changes})
 
-    def _useful(self, positions: np.ndarray) -> np.ndarray:
+    def useful(self, positions: np.ndarray) -> np.ndarray:
         """Without the frames after which there is nothing left to do."""
         if len(positions) and self._shape.get("targets") == "keyframes":
             return positions[self.subset(positions).with_targets()]
