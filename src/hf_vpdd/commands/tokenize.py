@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--vqvae",
         metavar="CKPT",
         required=True,
-        help="the tokenizer: the output folder of training/train_vqvae.py, any VPDD model (its tokenizer), or a Hub id",
+        help="the tokenizer: the output folder of training/train_vqvae.py, any VPDD model (its own one), or a Hub id",
     )
     add("--out", metavar="FOLDER", help="write to FOLDER/<dataset>-<camera> (default: the dataset's own cache)")
     add(

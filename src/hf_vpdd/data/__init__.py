@@ -7,6 +7,7 @@ from importlib import import_module
 
 
 _HOME = {
+    "BridgeArraysDataset": "bridge_arrays",
     "BridgeDataset": "bridge",
     "CalvinDataset": "calvin",
     "FrameStore": "frame_store",
