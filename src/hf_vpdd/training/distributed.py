@@ -32,7 +32,7 @@ def hold_model(accelerator, task: Task, args: TrainArguments) -> "WholeModel":
         from .deepspeed import DeepSpeedModel
 
         return DeepSpeedModel(accelerator, task, args)
-    if not _asked_for("FSDP") or (accelerator.num_processes == 1 and accelerator.device.type == "cpu"):
+    if not _asked_for("FSDP") or accelerator.distributed_type == "NO":  # a process alone has nothing to share
         return WholeModel(accelerator, task, args)
     return ShardedModel(accelerator, task, args)
 

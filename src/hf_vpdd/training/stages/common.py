@@ -21,7 +21,7 @@ from ..processes import main_process_first
 
 
 def open_store(
-    recipe: Recipe, store: Any = None, video_only: bool = False, decode: bool = True, base: Path | None = None
+    recipe: Recipe, store: Any = None, video_only: bool = False, base: Path | None = None, decode: bool = True
 ):
     """The decoded frames of `recipe.data` (built once and cached), or `store` if it was loaded already.
 

@@ -49,7 +49,7 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     check_model_type(folder, "vpdd", "finetune")
     require_processor(folder)
     base = None if recipe.options.from_scratch else folder
-    store = open_store(recipe, store, decode=False, base=base)
+    store = open_store(recipe, store, base=base, decode=False)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
