@@ -71,7 +71,9 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"hf_vpdd": ["checkpoints/**/*", "**/*.yaml", "**/*.json", "**/*.html", "**/*.css", "**/*.js"]},
+    package_data={
+        "hf_vpdd": ["checkpoints/**/*", "**/*.yaml", "**/*.json", "**/*.md", "**/*.html", "**/*.css", "**/*.js"]
+    },
     include_package_data=False,
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

@@ -1,10 +1,11 @@
 """The layout of a saved policy, decided for good: one folder, everything at its root, weights once.
 
     config.json  model.safetensors  processor_config.json  tokenizer.json  tokenizer_config.json
-    scheduler_config.json  model_index.json  README.md
+    scheduler_config.json  model_index.json  README.md  hf_vpdd_auto.py
 
 `AutoModel`, `AutoProcessor`, `pipeline("robot-policy")`, `RobotPolicy` and `VPDDPipeline` all load this folder:
-diffusers looks for a component at the root when there is no sub-folder of its name.
+diffusers looks for a component at the root when there is no sub-folder of its name. `hf_vpdd_auto.py` lets
+`AutoModel.from_pretrained(FOLDER, trust_remote_code=True)` do without `import hf_vpdd` (see `modeling.saved_files`).
 """
 
 import json
@@ -14,7 +15,7 @@ import shutil
 from pathlib import Path
 
 from .errors import InputError
-from .version import __version__
+from .modeling.saved_files import minimal_card
 
 
 def save_policy(
@@ -71,24 +72,6 @@ def model_index(model, scheduler, processor) -> dict:
     components = {"model": model, "scheduler": scheduler, "processor": processor}
     index: dict = {name: [type(part).__module__, type(part).__name__] for name, part in components.items()}
     return {"_class_name": "VPDDPipeline", "_diffusers_version": diffusers.__version__, **index}
-
-
-def minimal_card(model) -> str:
-    """A README for a policy that has no card of its own yet."""
-    name = type(model).__name__
-    policy = hasattr(model, "sample_actions")
-    imports, usage = f"from hf_vpdd import {name}", f"model = {name}.from_pretrained(REPOSITORY)"
-    if policy:
-        imports = "import hf_vpdd\nfrom transformers import pipeline"
-        usage = 'policy = pipeline("robot-policy", model=REPOSITORY)'
-    elif hasattr(model, "scheduler"):
-        imports = "from hf_vpdd import VPDDPipeline"
-        usage = "pipe = VPDDPipeline.from_pretrained(REPOSITORY)  # imagines video; it knows no actions yet"
-    return (
-        "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n- robotics\n- video-pretraining\n"
-        f"- {model.config.model_type}\n---\n\n# {name}\n\nSaved with hf_vpdd {__version__}. No evaluation is recorded "
-        f"here.\n\n```python\n{imports}\n\n{usage}\n```\n"
-    )
 
 
 def move_into(stage: Path, directory: Path) -> None:

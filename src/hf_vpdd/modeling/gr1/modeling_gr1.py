@@ -15,6 +15,7 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 
+from ..saved_files import SavedModel
 from .configuration_gr1 import GR1Config
 from .embeddings import ActionHead, ActionQueries, StateEmbedding, ViewEmbedding
 from .frame_decoder import FrameDecoder, patch_statistics, patchify, unpatchify
@@ -27,7 +28,7 @@ from .tokens import StepLayout
 from .towers import GR1ImageTower, GR1Trunk
 
 
-class GR1PreTrainedModel(PreTrainedModel):
+class GR1PreTrainedModel(SavedModel, PreTrainedModel):
     config: GR1Config
     base_model_prefix = "model"
     main_input_name = "pixel_values"

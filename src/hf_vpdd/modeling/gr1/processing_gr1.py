@@ -9,6 +9,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
 
 from ...errors import InputError
+from ..saved_files import SavedProcessor
 from ..vpdd.processing_vpdd import _plain_lists, _to_float
 from .configuration_gr1 import GR1Config
 from .image_processing_gr1 import GR1ImageProcessorPil
@@ -18,7 +19,7 @@ NORMALIZATIONS = ("raw", "statistics")
 _STATE_LIMIT = 10.0  # standard deviations; see processing_vpdd
 
 
-class GR1Processor(ProcessorMixin):
+class GR1Processor(SavedProcessor, ProcessorMixin):
     """Images, instruction, states and actions in the robot's terms <-> tensors in the network's terms.
 
     Two ways to treat numbers (`normalization`):

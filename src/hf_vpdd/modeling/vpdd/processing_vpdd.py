@@ -13,6 +13,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
 
 from ...errors import InputError
+from ..saved_files import SavedProcessor
 from .action_bins import ActionBins, fit_action_bins
 from .configuration_vpdd import VPDDConfig
 from .image_processing_vpdd import VPDDImageProcessorPil
@@ -27,7 +28,7 @@ _OBJECTIVES = ("diffusion", "regression")
 _LAYOUTS = ("vector", "pose")
 
 
-class VPDDProcessor(ProcessorMixin):
+class VPDDProcessor(SavedProcessor, ProcessorMixin):
     """Images, instruction, state and actions in the robot's terms <-> tensors in the network's terms.
 
     Args:

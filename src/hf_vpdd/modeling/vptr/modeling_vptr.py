@@ -14,6 +14,7 @@ from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ..saved_files import SavedModel
 from .actor_critic import Actor, Bottleneck, Critics, SquashedGaussian
 from .configuration_vptr import VPTRConfig
 from .encoders import build_encoder
@@ -64,7 +65,7 @@ class VPTRSampleOutput(ModelOutput):
     actions: torch.FloatTensor | None = None
 
 
-class VPTRPreTrainedModel(PreTrainedModel):
+class VPTRPreTrainedModel(SavedModel, PreTrainedModel):
     config: VPTRConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"

@@ -14,6 +14,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
 
 from ...errors import InputError
+from ..saved_files import SavedProcessor
 from .configuration_vptr import CONDITIONS, INTENTS, VPTRConfig
 from .image_processing_vptr import VPTRImageProcessorPil
 
@@ -22,7 +23,7 @@ from .image_processing_vptr import VPTRImageProcessorPil
 _STATE_LIMIT = 10.0
 
 
-class VPTRProcessor(ProcessorMixin):
+class VPTRProcessor(SavedProcessor, ProcessorMixin):
     """Images, task, state and actions in the robot's terms <-> tensors in the network's terms.
 
     Args:
