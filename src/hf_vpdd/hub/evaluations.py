@@ -109,14 +109,23 @@ def find_results(contents: Contents, folders: Iterable[str | Path] = ()) -> list
                 f"{folder}: these are results of other weights than those in {contents.folder} (their SHA-256 "
                 "differs). Evaluate this model: hf-vpdd eval --policy ..."
             )
-        found.append(read_results(summary))
+        found.append(_read(summary, contents))
     named = {str(Path(folder).resolve()) for folder in folders}
     for path in sorted({*contents.folder.glob("*/summary.json"), *contents.folder.glob("*/*/summary.json")}):
         if str(path.parent.resolve()) not in named and not path.parent.parent.name.startswith("checkpoint-"):
             summary = _summary(path.parent)
             if _same_weights(summary, hashes):
-                found.append(read_results(summary))
+                found.append(_read(summary, contents))
     return sorted(found, key=lambda one: (changed(one.summary), one.heading))
+
+
+def _read(summary: Mapping[str, Any], contents: Contents) -> Results:
+    """With a note if the processor (steps per plan, statistics) is not the one that was evaluated."""
+    results, path = read_results(summary), contents.folder / "processor_config.json"
+    theirs = summary["policy"].get("processor_config.json")
+    if theirs is not None and path.is_file() and file_sha256(path) != theirs:
+        results.notes.append("evaluated with another processor_config.json than the one in this repository")
+    return results
 
 
 def read_results(summary: Mapping[str, Any]) -> Results:
@@ -138,14 +147,7 @@ def read_results(summary: Mapping[str, Any]) -> Results:
     notes, command = list(summary.get("warnings", [])), origin.get("command", "")
     if summary.get("protocol") == "calvin":
         rows = [
-            Row(
-                f"{one['in_a_row']} in a row",
-                one["successes"],
-                summary["chains"],
-                one["rate"],
-                one["low"],
-                one["high"],
-            )
+            _row(one | {"name": f"{one['in_a_row']} in a row", "episodes": summary["chains"]})
             for one in summary["success_in_a_row"]
         ]
         length = summary["average_length"]

@@ -31,11 +31,12 @@ PAPERS = {
         "2024, arXiv 2312.13139."
     ),
     "vptr": (
-        "C. Bhateja et al., *Robotic Offline RL from Internet Videos via Value-Function Pre-Training*, arXiv 2309.13041."
+        "C. Bhateja et al., *Robotic Offline RL from Internet Videos via Value-Function Pre-Training*, arXiv "
+        "2309.13041."
     ),
     "icvf": (
-        "D. Ghosh, C. Bhateja, S. Levine, *Reinforcement Learning from Passive Data via Latent Intentions*, ICML 2023, "
-        "arXiv 2304.04782."
+        "D. Ghosh, C. Bhateja, S. Levine, *Reinforcement Learning from Passive Data via Latent Intentions*, ICML 2023,"
+        " arXiv 2304.04782."
     ),
     "metaworld": (
         "T. Yu et al., *Meta-World: A Benchmark and Evaluation for Multi-Task and Meta Reinforcement Learning*, arXiv "
@@ -49,12 +50,12 @@ PAPERS = {
 }
 
 _POLICY_USE = (
-    "Research on robot policies in simulation, comparison with other policies under the same protocol, and fine-tuning "
-    "on demonstrations of one's own."
+    "Research on robot policies in simulation, comparison with other policies under the same protocol, and "
+    "fine-tuning on demonstrations of one's own."
 )
 _POLICY_LIMITS = (
-    "Nothing here has been checked for use around people or on a real robot: it knows no safety limits, no forces and no "
-    "obstacles beyond what its demonstrations happened to show.",
+    "Nothing here has been checked for use around people or on a real robot: it knows no safety limits, no forces and "
+    "no obstacles beyond what its demonstrations happened to show.",
     "It knows the cameras, sentences and action units of its processor. Another view, robot or wording is outside of "
     "what it has seen, unless a table above says what that costs.",
 )
@@ -64,14 +65,14 @@ _VIDEO_LIMITS = (
 )
 FAMILIES = {
     "VPDDForRobotPolicy": Family(
-        "An instruction-conditioned robot policy. It denoises the camera's future, as video tokens, together with a chunk "
-        "of actions (VPDD, discrete diffusion).",
+        "An instruction-conditioned robot policy. It denoises the camera's future, as video tokens, together with a "
+        "chunk of actions (VPDD, discrete diffusion).",
         _POLICY_USE, _POLICY_LIMITS, ("video-prediction", "discrete-diffusion", "imitation-learning", "vpdd"),
         ("vpdd",), "policy",
     ),
     "VPDDForVideoPrediction": Family(
-        "A model of video, learned without actions: from one picture and a sentence it imagines the camera's future as "
-        "video tokens (the first stage of VPDD).",
+        "A model of video, learned without actions: from one picture and a sentence it imagines the camera's future "
+        "as video tokens (the first stage of VPDD).",
         "The start of a policy (init_from of training/finetune.py), and looking at what a robot would see.",
         _VIDEO_LIMITS, ("video-prediction", "discrete-diffusion", "vpdd"), ("vpdd",), "video",
     ),
@@ -82,21 +83,21 @@ FAMILIES = {
         ("video-tokenizer", "vq-vae", "vpdd"), ("vpdd",), "tokenizer",
     ),
     "GR1ForRobotPolicy": Family(
-        "An instruction-conditioned robot policy: a causal transformer that reads a sentence, states and pictures, and "
-        "predicts the next actions and pictures (GR-1).",
+        "An instruction-conditioned robot policy: a causal transformer that reads a sentence, states and pictures, "
+        "and predicts the next actions and pictures (GR-1).",
         _POLICY_USE, _POLICY_LIMITS, ("video-prediction", "imitation-learning", "gr1"), ("gr1",), "policy",
     ),
     "GR1ForVideoPrediction": Family(
-        "A causal transformer that predicts the camera's pictures a few steps later from a sentence and the pictures so "
-        "far, trained on captioned video without actions (the first stage of GR-1).",
+        "A causal transformer that predicts the camera's pictures a few steps later from a sentence and the pictures "
+        "so far, trained on captioned video without actions (the first stage of GR-1).",
         "The start of a policy (init_from of training/finetune.py --model gr1).",
         _VIDEO_LIMITS[:1], ("video-prediction", "gr1"), ("gr1",), "model",
     ),
     "VPTRForValuePrediction": Family(
-        "A value function learned from video without actions: how near a picture is to a goal (V-PTR, intent-conditioned "
-        "values).",
-        "Judging progress in video, choosing between imagined futures (value_model of RobotPolicy), and as the start of "
-        "offline RL (training/offline_rl.py).",
+        "A value function learned from video without actions: how near a picture is to a goal (V-PTR, "
+        "intent-conditioned values).",
+        "Judging progress in video, choosing between imagined futures (value_model of RobotPolicy), and as the start "
+        "of offline RL (training/offline_rl.py).",
         ("Values order pictures of what it was trained on; they are no probabilities and have no unit.",),
         ("value-function", "video-pretraining", "vptr"), ("vptr", "icvf"), "value",
     ),

@@ -149,7 +149,8 @@ def _section(one: Results) -> dict[str, Any]:
     return {
         "title": one.title, "heading": one.heading, "changed": "changed: " + ", ".join(names) if names else "",
         "length": length, "rows": one.rows, "first": "tasks" if one.env == "calvin" else "task",
-        "tries": "chains" if one.env == "calvin" else "episodes", "facts": "; ".join(one.facts) or "No more is recorded",
+        "tries": "chains" if one.env == "calvin" else "episodes",
+        "facts": "; ".join(one.facts) or "No more is recorded",
         "notes": " ".join(f"Note: {note}." for note in one.notes), "command": one.command,
     }  # fmt: skip
 
@@ -195,9 +196,9 @@ def _training(contents: Contents, run: Mapping[str, Any], data_licence: str | No
 
 def _command(run: Mapping[str, Any]) -> str | None:
     words = run.get("command") or []
-    return (
-        "accelerate launch " + " ".join(words) if words and str(words[0]).endswith(".py") else " ".join(words) or None
-    )
+    if not words:
+        return None
+    return " ".join((["accelerate launch"] if str(words[0]).endswith(".py") else []) + words)
 
 
 def _found_limits(results: Sequence[Results], run: Mapping[str, Any]) -> list[str]:

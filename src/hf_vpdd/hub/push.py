@@ -21,8 +21,8 @@ from .contents import Contents, is_weight, look_into
 
 
 TOKEN_HELP = (
-    "Make one with write access at {endpoint}/settings/tokens, then `hf auth login`, or set HF_TOKEN. `--dry-run` needs "
-    "none."
+    "Make one with write access at {endpoint}/settings/tokens, then `hf auth login`, or set HF_TOKEN. `--dry-run` "
+    "needs none."
 )
 
 
@@ -241,7 +241,8 @@ def _refused(what: str, error: HfHubHTTPError) -> InputError:
     said = getattr(error, "server_message", None) or str(error).strip().splitlines()[0]
     hint = {
         401: "the token is not valid. " + TOKEN_HELP.format(endpoint=constants.ENDPOINT),
-        403: "the token may not write there: it needs write access, and the name must be yours or your organisation's.",
+        403: "the token may not write there: it needs write access, and the name must be yours or your "
+        "organisation's.",
         404: "there is no such repository, or the token may not see it.",
     }.get(status, "nothing was changed.")
     return InputError(f"The Hub refuses {what} ({said}): {hint}")
