@@ -164,6 +164,10 @@ def _dataset(folder: Path) -> Contents:
     }
     if not any(name.startswith("data/") for name in files):
         raise InputError(f"{folder}/data is missing or empty; the dataset is not whole. Write or download it again.")
+    for name in [name for name in files if name.startswith("meta/") and name.endswith((".json", ".jsonl"))]:
+        text = files[name].read_text(encoding="utf-8")
+        if (short := shorten_paths(text)) != text:  # where the recordings lay that it was converted from
+            files[name] = short.encode()
     card = folder / "README.md"
     return Contents(
         folder, "dataset", files, "", info, card=card.read_text(encoding="utf-8") if card.is_file() else None

@@ -77,8 +77,10 @@ def render_model_card(
 
 
 def is_rendered(card: str | None) -> bool:
-    """Whether a README.md may be replaced: there is none, or this package wrote it and nobody took it over."""
-    return card is None or MARK in card or "No evaluation is recorded here.\n" in card
+    """Whether a README.md may be replaced: there is none, it is some library's stock card, or this package wrote it and
+    nobody took it over."""
+    stock = (MARK, "No evaluation is recorded here.\n", "[More Information Needed]")
+    return card is None or any(sign in card for sign in stock)
 
 
 def _language(contents: Contents) -> list[str] | None:
