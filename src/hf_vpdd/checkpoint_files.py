@@ -12,11 +12,10 @@ from pathlib import Path
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from .errors import InputError
-from .modeling.saved_files import check_format
+from .modeling.saved_files import DOWNLOAD, check_format
 from .registration import DEFAULT_CHECKPOINT
 
 
-_OPTIONS = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 WRITERS = "Give a folder written by save_policy or training/finetune.py."
 
 
@@ -31,7 +30,7 @@ def find_file(place: str | os.PathLike, name: str, hub_options: Mapping | None =
         return path if path.is_file() else None
     from transformers.utils import cached_file
 
-    options = {key: value for key, value in (hub_options or {}).items() if key in _OPTIONS}
+    options = {key: value for key, value in (hub_options or {}).items() if key in DOWNLOAD}
     try:
         found = cached_file(str(place), name, _raise_exceptions_for_missing_entries=False, **options)
     except (OSError, ValueError) as error:

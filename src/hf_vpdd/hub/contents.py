@@ -22,7 +22,7 @@ PROCESSOR = (
     "processor_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
     "merges.txt", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
-PIPELINE = ("scheduler_config.json", "model_index.json")
+PIPELINE = ("scheduler_config.json", "scheduler_state.safetensors", "model_index.json")
 ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
 RECORDS = ("run.json", "training.json", "conversion.json")
 DATASET = ("meta", "data", "videos")
@@ -64,8 +64,8 @@ class Contents:
         """Numbers in the weights' files; only the headers are read."""
         return sum(
             _numbers_in(path)
-            for path in self.files.values()
-            if isinstance(path, Path) and path.suffix == ".safetensors"
+            for name, path in self.files.items()
+            if isinstance(path, Path) and fnmatch(name, "*model*.safetensors")
         )
 
 

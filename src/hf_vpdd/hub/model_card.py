@@ -77,7 +77,7 @@ def render_model_card(
 
 
 def is_rendered(card: str | None) -> bool:
-    """Whether a README.md may be replaced: there is none, it is some library's stock card, or this package wrote it and
+    """Whether a README.md may be replaced: there is none, it is a library's stock card, or this package wrote it and
     nobody took it over."""
     stock = (MARK, "No evaluation is recorded here.\n", "[More Information Needed]")
     return card is None or any(sign in card for sign in stock)

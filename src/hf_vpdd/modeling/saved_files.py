@@ -19,6 +19,7 @@ from ..version import __version__
 
 # Raised when older versions of this package can no longer read what this one saves.
 FORMAT_VERSION = 1
+DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 SHIM = "hf_vpdd_auto"
 SHIM_TEXT = '''"""Lets transformers load this repository in one line, without `import hf_vpdd`:
 
@@ -150,6 +151,20 @@ class SavedProcessor(HubCard):
         super().to_json_file(json_file_path)
         if Path(json_file_path).name == "processor_config.json":
             _complete(Path(json_file_path), complete_processor, type(self).__name__)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, **kwargs):
+        """As in transformers, which would make up a processor without statistics where none was saved."""
+        from transformers.utils import cached_file  # here: `hf-vpdd push` reads this file without transformers
+
+        place = str(pretrained_model_name_or_path)
+        options = {name: kwargs[name] for name in DOWNLOAD if kwargs.get(name) is not None}
+        if cached_file(place, "processor_config.json", _raise_exceptions_for_missing_entries=False, **options) is None:
+            raise InputError(
+                f"{place} has no processor_config.json: it was saved without its processor (cameras, statistics, "
+                "words). Save both with save_policy(folder, model, processor), or copy the file of the same run."
+            )
+        return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     def own_card(self, repo_id: str) -> str:
         return (

@@ -8,10 +8,8 @@ from transformers.utils import cached_file
 
 from ...errors import InputError
 from ...schedulers import SAMPLERS, MaskAndReplaceScheduler
+from ..saved_files import DOWNLOAD
 from .configuration_vpdd import VPDDConfig
-
-
-_DOWNLOAD = ("revision", "token", "cache_dir", "local_files_only", "force_download", "subfolder")
 
 
 def build_scheduler(config: VPDDConfig) -> MaskAndReplaceScheduler:
@@ -38,7 +36,7 @@ def saved_scheduler(place: str | os.PathLike, config: VPDDConfig, options: Mappi
     Raises:
         InputError: The file is damaged, or of a kind that does not denoise tokens.
     """
-    options = {name: options[name] for name in _DOWNLOAD if options.get(name) is not None}
+    options = {name: options[name] for name in DOWNLOAD if options.get(name) is not None}
     quiet = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
     path = cached_file(str(place), "scheduler_config.json", **quiet, **options)
     if path is None:
