@@ -6,7 +6,7 @@ import pytest
 from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
 
 from hf_vpdd import GR1ForVideoPrediction, RobotPolicy, VPDDForVideoPrediction, VPDDPipeline
-from hf_vpdd.checkpoint_files import find_file, require_checkpoint
+from hf_vpdd.checkpoint_files import require_checkpoint
 from hf_vpdd.errors import InputError
 from hf_vpdd.saving import save_policy
 from hf_vpdd.schedulers import HaltonScheduler, MaskAndReplaceScheduler
@@ -202,5 +202,5 @@ def test_repositories_that_are_not_there_or_not_whole(tmp_path):
 
 
 def test_without_a_network_the_hub_is_not_asked():
-    with pytest.raises(InputError, match="me/nothing is no folder, and could not be loaded from the Hub"):
-        find_file("me/nothing", "config.json")
+    with pytest.raises(InputError, match="me/nothing is no folder, and its config.json was not downloaded"):
+        RobotPolicy.from_pretrained("me/nothing")

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
 from .errors import InputError
@@ -130,6 +131,11 @@ def _require_name(place: str) -> None:
 
 def _missing(place: str, name: str) -> str:
     kind = "folder" if os.path.isdir(place) else "repository"
+    if kind == "repository" and is_offline_mode():
+        return (
+            f"model: {place} is no folder, and its {name} was not downloaded before; HF_HUB_OFFLINE is set, so the Hub "
+            "is not asked."
+        )
     return f"model: the {kind} {place} has no {name}. {WRITERS}"
 
 

@@ -184,9 +184,8 @@ def _training(contents: Contents, run: Mapping[str, Any], data_licence: str | No
         lines.append(f"{run['trainable_parameters']:,} of {run['parameters']:,} parameters were trained")
     done = contents.training
     if done.get("wall_seconds"):
-        lines.append(
-            f"{done['wall_seconds'] / 60:.0f} min on {run.get('processes', 1)} process(es) of {run['device']}"
-        )
+        count = run.get("processes", 1)
+        lines.append(f"{done['wall_seconds'] / 60:.0f} min on {run['device']}, {count} process{'es' * (count > 1)}")
     if done.get("skipped_steps"):
         lines.append(f"{done['skipped_steps']} steps were skipped: their loss was not finite")
     versions = {key: run["versions"].get(key) for key in ("hf_vpdd", "torch", "transformers") if run.get("versions")}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
@@ -195,7 +195,9 @@ def _whoami(token: str) -> str:
         return HfApi(token=token).whoami()["name"]
     except HfHubHTTPError as error:
         raise _refused("the token", error) from error
-    except OSError as error:  # the network
+    except Exception as error:
+        if not _of_the_network(error):
+            raise
         raise InputError(f"The Hub ({constants.ENDPOINT}) cannot be reached: {error}") from error
 
 
@@ -220,11 +222,11 @@ def _send(api, push, files, private, revision, create_pr, message, keep_card, ta
         )  # fmt: skip
         if tag is not None and not create_pr:  # LeRobot looks for the tag of its format
             api.create_tag(**kind, tag=tag, revision=commit.oid, exist_ok=True)
-    except RepositoryNotFoundError as error:
-        raise _refused(f"{push.repo_id}", error) from error
     except HfHubHTTPError as error:
         raise _refused(push.repo_id, error) from error
-    except OSError as error:
+    except Exception as error:
+        if not _of_the_network(error):
+            raise
         raise InputError(f"The Hub ({constants.ENDPOINT}) cannot be reached: {error}") from error
     return commit.commit_url
 
@@ -236,6 +238,13 @@ def _own_card(api, kind: dict, revision: str | None) -> bool:
     return kind["repo_type"] == "dataset" or has_own_card(kind["repo_id"], api.token, revision)
 
 
+def _of_the_network(error: Exception) -> bool:
+    """Which library huggingface_hub talks with depends on its version."""
+    library = type(error).__module__.split(".")[0]
+    known = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
+    return library in known or isinstance(error, (ConnectionError, TimeoutError))
+
+
 def _refused(what: str, error: HfHubHTTPError) -> InputError:
     status = getattr(getattr(error, "response", None), "status_code", None)
     said = getattr(error, "server_message", None) or str(error).strip().splitlines()[0]
@@ -244,5 +253,5 @@ def _refused(what: str, error: HfHubHTTPError) -> InputError:
         403: "the token may not write there: it needs write access, and the name must be yours or your "
         "organisation's.",
         404: "there is no such repository, or the token may not see it.",
-    }.get(status, "nothing was changed.")
+    }.get(status, "try again later.")
     return InputError(f"The Hub refuses {what} ({said}): {hint}")
