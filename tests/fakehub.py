@@ -82,6 +82,11 @@ def make_handler(hub):
                 "disabled": False,
                 "siblings": [
                     {"rfilename": p, "size": len(d), "blobId": hashlib.sha1(d).hexdigest()}
+                    | (
+                        {"lfs": {"sha256": hashlib.sha256(d).hexdigest(), "size": len(d), "pointerSize": 130}}
+                        if p.endswith(LFS)
+                        else {}
+                    )
                     for p, d in sorted(r["files"].items())
                 ],
                 "lastModified": "2026-01-01T00:00:00.000Z",

@@ -133,8 +133,8 @@ def _missing(place: str, name: str) -> str:
     kind = "folder" if os.path.isdir(place) else "repository"
     if kind == "repository" and is_offline_mode():
         return (
-            f"model: {place} is no folder, and its {name} was not downloaded before; HF_HUB_OFFLINE is set, so the Hub "
-            "is not asked."
+            f"model: {place} is no folder, and its {name} was not downloaded before; HF_HUB_OFFLINE is set, so the "
+            "Hub is not asked."
         )
     return f"model: the {kind} {place} has no {name}. {WRITERS}"
 

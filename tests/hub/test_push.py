@@ -6,12 +6,17 @@ import pytest
 
 from hf_vpdd import cli
 from hf_vpdd.errors import InputError
+from hf_vpdd.files import file_sha256
 from hf_vpdd.hub import push as push_module
 from hf_vpdd.hub.contents import look_into
 from hf_vpdd.hub.push import check_repo_id, push_to_hub
+from hf_vpdd.modeling import saved_files
+from hf_vpdd.pipelines.robot_policy import RobotPolicyPipeline
+from hf_vpdd.saving import save_policy
 from tests.fakehub import FakeHub
 from tests.hub.folders import dataset, evaluation, finished_run
 from tests.hub.processes import answers, environment, python
+from tests.pipelines.tiny_policy import tiny_policy
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +34,7 @@ PUSHED = {
 
 
 def test_a_dry_run_needs_no_token_and_takes_known_files_alone(run, monkeypatch, capsys):
-    monkeypatch.setattr(push_module, "get_token", lambda: None)
+    monkeypatch.setattr(saved_files, "get_token", lambda: None)
     push = push_to_hub(run, "me/policy", dry_run=True)
     assert set(push.files) == PUSHED and push.rendered and push.commit is None
     assert push.url.endswith("/me/policy")
@@ -48,10 +53,16 @@ def test_nothing_of_this_machine_is_pushed(run):
 
 
 def test_a_missing_token_stops_everything(run, monkeypatch, capsys):
-    monkeypatch.setattr(push_module, "get_token", lambda: None)
+    monkeypatch.setattr(saved_files, "get_token", lambda: None)
     monkeypatch.setattr(push_module, "look_into", lambda *args: pytest.fail("the folder was read first"))
     assert cli.main(["push", str(run), "me/policy"]) == 2
     assert "No token for the Hub" in capsys.readouterr().err
+    model, processor = tiny_policy()
+    monkeypatch.setattr(model, "save_pretrained", lambda *args: pytest.fail("the model was saved first"))
+    pipe = RobotPolicyPipeline(model, processor=processor, device="cpu")
+    for thing in (model, processor, pipe):
+        with pytest.raises(InputError, match="No token for the Hub"):
+            thing.push_to_hub("me/policy")
 
 
 @pytest.mark.parametrize(
@@ -136,6 +147,21 @@ def test_an_adapter_needs_a_base_that_others_have(tmp_path, run):
     assert "base_model: me/base" in push.card and "LoRA, rank 4" in push.card
 
 
+def test_an_adapter_of_this_package_is_moved_onto_its_base_on_the_hub(tmp_path, run):
+    folder = finished_run(tmp_path / "adapter")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(run), "r": 4}))
+    record = {"name": str(run), "revision": None, "architecture": "VPDDForRobotPolicy", "weights": {"a": "b"}}
+    (folder / "adapter_base.json").write_text(json.dumps({**record, "relative": "../finetune"}))
+    contents = look_into(folder, base_model="me/base")
+    assert contents.kind == "adapter" and contents.architecture == "VPDDForRobotPolicy"
+    there = json.loads(contents.files["adapter_base.json"])
+    assert there == {**record, "name": "me/base", "revision": "main", "weights": {}, "relative": None}
+    push = push_to_hub(folder, "me/adapter", base_model="me/base", dry_run=True)
+    assert {"config.json", "adapter_base.json", "model_index.json"} <= set(push.files)
+    assert "model.safetensors" not in push.files and "denoises the camera's future" in push.card
+
+
 def test_a_card_by_hand_is_pushed_as_it_is(tmp_path):
     folder = finished_run(tmp_path / "run")
     (folder / "README.md").write_text("---\nlicense: mit\n---\n# My policy\n")
@@ -171,9 +197,6 @@ print("ANSWERS " + json.dumps({
 
 
 def test_a_second_push_replaces_the_weights_and_datasets_are_tagged(run, tmp_path):
-    from hf_vpdd.saving import save_policy
-    from tests.pipelines.tiny_policy import tiny_policy
-
     shards = save_policy(tmp_path / "shards", *tiny_policy(1), max_shard_size="20KB")
     demos = dataset(tmp_path / "demos")
     with FakeHub() as hub:
@@ -187,6 +210,39 @@ def test_a_second_push_replaces_the_weights_and_datasets_are_tagged(run, tmp_pat
         assert b"/home/somebody" not in hub.hub.repos[("dataset", "me/demos")]["files"]["meta/info.json"]
         assert not [entry for entry in hub.hub.log if entry[0] == "UNHANDLED"]
     assert "/me/policy/commit/" in found["commit"] and found["rows"] == 12 and found["frames"] == [2, 16, 16, 3]
+
+
+PUSH_ADAPTER = """
+import json, sys
+from hf_vpdd import InputError, push_to_hub
+push_to_hub(sys.argv[1], "me/base")
+push = push_to_hub(sys.argv[2], "me/adapter", base_model="me/base")
+said = []
+for base in ("me/nothing", "me/other"):
+    if base == "me/other":
+        push_to_hub(sys.argv[3], "me/other")
+    try:
+        push_to_hub(sys.argv[2], "me/adapter2", base_model=base)
+    except InputError as error:
+        said.append(str(error))
+print("ANSWERS " + json.dumps(said))
+"""
+
+
+def test_an_adapter_names_the_commit_of_its_base_and_refuses_another(run, tmp_path):
+    folder = finished_run(tmp_path / "adapter")
+    (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(run), "r": 4}))
+    weights = {"model.safetensors": file_sha256(run / "model.safetensors")}
+    (folder / "adapter_base.json").write_text(json.dumps({"name": str(run), "revision": None, "weights": weights}))
+    other = finished_run(tmp_path / "other", seed=1)
+    with FakeHub() as hub:
+        said = answers(python(PUSH_ADAPTER, run, folder, other, env=environment(hub.url, tmp_path / "home")))
+        repositories = {name: repo for (_, name), repo in hub.hub.repos.items()}
+    assert "there is no such repository" in said[0] and "not the one this adapter was trained on" in said[1]
+    assert set(repositories) == {"me/base", "me/adapter", "me/other"}
+    base = json.loads(repositories["me/adapter"]["files"]["adapter_base.json"])
+    assert base["revision"] == repositories["me/base"]["sha"] and base["name"] == "me/base"
 
 
 REFUSED = """

@@ -23,7 +23,8 @@ PROCESSOR = (
     "merges.txt", "special_tokens_map.json", "added_tokens.json",
 )  # fmt: skip
 PIPELINE = ("scheduler_config.json", "scheduler_state.safetensors", "model_index.json")
-ADAPTER = ("adapter_model.safetensors", "adapter_config.json")
+ADAPTER_BASE = "adapter_base.json"  # which weights an adapter was trained on
+ADAPTER = ("adapter_model.safetensors", "adapter_config.json", ADAPTER_BASE)
 RECORDS = ("run.json", "training.json", "conversion.json")
 DATASET = ("meta", "data", "videos")
 # Models that need nothing but their weights; all others know their cameras, words and statistics by a processor.
@@ -40,10 +41,11 @@ class Contents:
         kind: "model", "adapter" or "dataset".
         files: Name in the repository -> path, or the bytes themselves where they are not pushed as they lie.
         architecture: Class of the model; of an adapter, what peft calls its base.
-        config: config.json, adapter_config.json or meta/info.json.
+        config: config.json, or meta/info.json of a dataset.
         processor: processor_config.json, {} if there is none.
         run: run.json of training, {} if there is none. training: its training.json.
         card: The text of a README.md that lies there.
+        adapter: adapter_config.json. base: Hub name of its base. base_record: its adapter_base.json, if there is one.
     """
 
     folder: Path
@@ -55,6 +57,9 @@ class Contents:
     run: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
     card: str | None = None
+    adapter: dict[str, Any] = field(default_factory=dict)
+    base: str | None = None
+    base_record: dict[str, Any] | None = None
 
     @property
     def num_bytes(self) -> int:
@@ -86,10 +91,10 @@ def look_into(folder: str | Path, base_model: str | None = None) -> Contents:
         raise InputError(f"{folder} is a file. Give the folder it lies in.")
     if (folder / "meta" / "info.json").is_file():
         return _dataset(folder)
-    if (folder / "config.json").is_file():
-        return _model(folder)
     if (folder / "adapter_config.json").is_file():
         return _adapter(folder, base_model)
+    if (folder / "config.json").is_file():
+        return _model(folder)
     newest = max(folder.glob("checkpoint-*/model"), default=None, key=lambda path: path.parent.name)
     if newest is not None:
         raise InputError(
@@ -126,29 +131,48 @@ def _model(folder: Path) -> Contents:
 
 
 def _adapter(folder: Path, base_model: str | None) -> Contents:
-    config = read_json(folder / "adapter_config.json")
+    """Of this package (with config.json and adapter_base.json), or as peft alone writes it."""
+    adapter = read_json(folder / "adapter_config.json")
     weights = folder / "adapter_model.safetensors"
     if not weights.is_file():
         raise InputError(f"{folder}: adapter_model.safetensors is missing. Save the adapter again.")
-    base = base_model or config.get("base_model_name_or_path")
-    if not base or Path(base).exists() or Path(base).is_absolute() or str(base).startswith("."):
+    _numbers_in(weights)
+    base = base_model or adapter.get("base_model_name_or_path")
+    if not base or Path(base).exists() or Path(base).is_absolute() or str(base).startswith((".", "~")):
         raise InputError(
             f"{folder}/adapter_config.json: the adapter's base is {base!r}, which nobody else has. Push that model "
             "first, then name it: --base-model USER/NAME"
         )
     processor, files = _processor(folder)
-    if not processor:  # of a finished run, the merged policy with its processor lies one folder up
+    if not processor:  # of a finished run, the merged policy with its processor may lie one folder up
         processor, files = _processor(folder.parent)
     if not processor:
         raise InputError(
             f"{folder}: processor_config.json is missing, here and one folder up. The adapter was trained with these "
             "statistics; copy the processor's files of its run."
         )
-    config["base_model_name_or_path"] = str(base)
-    files |= {weights.name: weights, "adapter_config.json": _json(config)}
-    architecture = (config.get("auto_mapping") or {}).get("base_model_class") or ""
-    contents = Contents(folder, "adapter", files, architecture, config, processor)
+    files |= {name: folder / name for name in PIPELINE if (folder / name).is_file()}
+    architecture = (adapter.get("auto_mapping") or {}).get("base_model_class") or ""
+    config: dict[str, Any] = {}
+    if (folder / "config.json").is_file():
+        config = read_json(folder / "config.json")
+        check_format(config, str(folder / "config.json"))
+        architecture = (config.get("architectures") or [architecture])[0]
+        files["config.json"] = _json(complete_config(config, _config_class(config)))
+    record = read_json(folder / ADAPTER_BASE) if (folder / ADAPTER_BASE).is_file() else None
+    contents = Contents(folder, "adapter", files | {weights.name: weights}, architecture, config, processor)
+    contents.adapter, contents.base, contents.base_record = adapter, str(base), record
+    place_on_base(contents, adapter.get("revision") if base_model is None else None)
     return _with_records(contents, folder, folder.parent)
+
+
+def place_on_base(contents: Contents, revision: str | None) -> None:
+    """Makes an adapter's files name its base on the Hub, at a commit of it (None: the newest)."""
+    adapter = contents.adapter | {"base_model_name_or_path": contents.base, "revision": revision}
+    contents.files["adapter_config.json"] = _json(shorten_paths(adapter))
+    if contents.base_record is not None:
+        at = {"name": contents.base, "revision": revision or "main", "weights": {}, "relative": None}
+        contents.files[ADAPTER_BASE] = _json(contents.base_record | at)
 
 
 def _dataset(folder: Path) -> Contents:
@@ -242,6 +266,8 @@ def _product(shape: list[int]) -> int:
 
 def _config_class(config: Mapping[str, Any]) -> str:
     names = {"vpdd": "VPDDConfig", "vpdd_vqvae": "VPDDVQVAEConfig", "gr1": "GR1Config", "vptr": "VPTRConfig"}
+    if config.get("model_type") not in names:
+        raise InputError(f"config.json: {config.get('model_type')!r} is no model of this package.")
     return names[config["model_type"]]
 
 

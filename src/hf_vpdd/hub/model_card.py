@@ -41,7 +41,7 @@ def render_model_card(
     """
     adapter = contents.kind == "adapter"
     family = family_of(contents.architecture)
-    base_model = base_model or (contents.config.get("base_model_name_or_path") if adapter else None)
+    base_model = base_model or contents.base
     tags = ["robotics", *family.tags, *(["lora", "peft"] if adapter else [])]
     environments = dict.fromkeys(one.env for one in results)
     entries = [entry for one in results for entry in one.to_eval_results()]
@@ -90,7 +90,7 @@ def _language(contents: Contents) -> list[str] | None:
 def _what(contents: Contents, family: Family, base_model: str | None) -> str:
     if contents.kind != "adapter":
         return family.what
-    config = contents.config
+    config = contents.adapter
     return (
         f"A low-rank adapter (LoRA, rank {config.get('r')}, alpha {config.get('lora_alpha')}) for "
         f"[{base_model}](https://huggingface.co/{base_model}). {family.what if family.papers else ''}".rstrip()

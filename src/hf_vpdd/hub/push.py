@@ -11,19 +11,14 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, get_token
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 from ..errors import InputError
+from ..modeling.saved_files import TOKEN_HELP, require_token
 from ..version import __version__
-from .contents import Contents, is_weight, look_into
-
-
-TOKEN_HELP = (
-    "Make one with write access at {endpoint}/settings/tokens, then `hf auth login`, or set HF_TOKEN. `--dry-run` "
-    "needs none."
-)
+from .contents import Contents, is_weight, look_into, place_on_base
 
 
 @dataclass
@@ -87,6 +82,8 @@ def push_to_hub(
     if not dry_run:
         token = require_token(token)
     contents = look_into(Path(folder), base_model)
+    if contents.kind == "adapter" and not dry_run:
+        place_on_base(contents, _commit_of_base(HfApi(token=token), contents))
     repo_type = "dataset" if contents.kind == "dataset" else "model"
     card, rendered, extra = card_text(
         contents, repo_id, results, licence, data_licence, datasets, base_model, render_card
@@ -182,14 +179,6 @@ def check_repo_id(repo_id: str) -> None:
         )
 
 
-def require_token(token: str | None = None) -> str:
-    """The token to push with; an `InputError` if there is none."""
-    token = token or get_token()
-    if not token:
-        raise InputError("No token for the Hub. " + TOKEN_HELP.format(endpoint=constants.ENDPOINT))
-    return token
-
-
 def _whoami(token: str) -> str:
     try:
         return HfApi(token=token).whoami()["name"]
@@ -199,6 +188,34 @@ def _whoami(token: str) -> str:
         if not _of_the_network(error):
             raise
         raise InputError(f"The Hub ({constants.ENDPOINT}) cannot be reached: {error}") from error
+
+
+def _commit_of_base(api: HfApi, contents: Contents) -> str:
+    """The commit of an adapter's base as it is now, after a look whether its weights are those of training."""
+    known = (contents.base_record or {}).get("revision")
+    if known and contents.base_record.get("name") == contents.base:
+        return known  # trained from the Hub
+    try:
+        info = api.model_info(contents.base, files_metadata=True)
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"--base-model {contents.base}: there is no such repository, or the token may not see it. Push the base "
+            "first."
+        ) from error
+    except HfHubHTTPError as error:
+        raise _refused(contents.base, error) from error
+    except Exception as error:
+        if not _of_the_network(error):
+            raise
+        raise InputError(f"The Hub ({constants.ENDPOINT}) cannot be reached: {error}") from error
+    there = {one.rfilename: one.lfs.sha256 for one in info.siblings or [] if one.lfs is not None}
+    for name, expected in ((contents.base_record or {}).get("weights") or {}).items():
+        if name in there and there[name] != expected:
+            raise InputError(
+                f"--base-model {contents.base}: its {name} is not the one this adapter was trained on (another "
+                "SHA-256). Push that model, or name the right one."
+            )
+    return info.sha
 
 
 def _send(api, push, files, private, revision, create_pr, message, keep_card, tag) -> str:

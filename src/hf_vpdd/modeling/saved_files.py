@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from huggingface_hub import HfApi, ModelCard
+from huggingface_hub import HfApi, ModelCard, constants, get_token
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..errors import InputError
@@ -39,6 +39,10 @@ hf_vpdd.register()
 def __getattr__(name):
     return getattr(hf_vpdd, name)
 '''
+TOKEN_HELP = (
+    "Make one with write access at {endpoint}/settings/tokens, then `hf auth login`, or set HF_TOKEN. `hf-vpdd push "
+    "--dry-run` needs none."
+)
 PUSHING = ("repo_id", "commit_message", "commit_description", "private", "token", "revision", "create_pr", "tags")
 # keys of a saved file that say something of the file, nothing of the network
 FILE_KEYS = ("auto_map", "hf_vpdd_version", "hf_vpdd_format")
@@ -98,6 +102,18 @@ class SavedConfig:
         return super().from_dict({k: v for k, v in config_dict.items() if k not in FILE_KEYS}, **kwargs)
 
 
+def require_token(token: str | bool | None = None) -> str:
+    """The token to push with.
+
+    Raises:
+        InputError: There is none.
+    """
+    token = get_token() if token in (None, True) else token
+    if not token:
+        raise InputError("No token for the Hub. " + TOKEN_HELP.format(endpoint=constants.ENDPOINT))
+    return token
+
+
 class HubCard:
     """Mixin: pushes end with a card of this package, unless the repository has one already that is not a stock one."""
 
@@ -115,6 +131,7 @@ class HubCard:
 
     def push_to_hub(self, repo_id: str, *, token=None, revision=None, create_pr: bool = False, **kwargs):
         """As in transformers, whose stock card is then replaced by this package's own."""
+        token = require_token(token)
         keep = create_pr or has_own_card(repo_id, token, revision)
         commit = super().push_to_hub(repo_id, token=token, revision=revision, create_pr=create_pr, **kwargs)
         if not keep:
