@@ -81,11 +81,12 @@ def test_kill_9_then_resume_is_bit_exact_and_sigterm_saves(tmp_path, uninterrupt
 
 
 def test_a_finished_run_is_not_trained_again(uninterrupted):
-    before = (uninterrupted / "model.safetensors").read_bytes()
+    before, lines = (uninterrupted / "model.safetensors").read_bytes(), metrics(uninterrupted)
     task = ToyTask()
     train(task, toy_recipe(uninterrupted))
     assert task.seen == 20 * 8 * 2  # from the checkpoint; no batch was asked for
     assert (uninterrupted / "model.safetensors").read_bytes() == before
+    assert metrics(uninterrupted) == lines  # its last evaluation is not written twice
 
 
 def test_resume_no_starts_again_and_another_run_is_refused(tmp_path):

@@ -42,7 +42,12 @@ def mixture(tmp_path_factory):
     config["data"]["camera"] = list(CAMERAS)
     vqvae = run_vqvae(load_recipe("vqvae", config))
     pretrain = run_pretrain(load_recipe("pretrain", config))
-    return {"config": config, "root": root, "vqvae": vqvae, "pretrain": pretrain}
+    codes = code_folders(root)  # of pre-training
+    return {"config": config, "root": root, "vqvae": vqvae, "pretrain": pretrain, "codes": codes}
+
+
+def code_folders(root):
+    return sorted((root / "robot").glob(".cache/hf_vpdd/codes-*"))
 
 
 def test_shares_are_kept_and_every_sample_of_a_group_comes_equally_often():
@@ -93,13 +98,13 @@ def test_tokens_of_each_camera_are_made_once_for_all_stages(mixture):
     from hf_vpdd import VPDDVQVAE
 
     vqvae = VPDDVQVAE.from_pretrained(mixture["vqvae"])
-    caches = sorted((mixture["root"] / "robot").glob(".cache/hf_vpdd/codes-*"))
-    assert len(caches) == 2  # of pre-training, one per camera
+    assert len(mixture["codes"]) == 2  # one per camera
+    before = code_folders(mixture["root"])
     recipe = load_recipe("finetune", mixture["config"])
     store = open_store(recipe)
     codes = store_codes(recipe, store, vqvae)
     assert len(codes) == 2 and all(len(one) == store.num_frames for one in codes)
-    assert sorted((mixture["root"] / "robot").glob(".cache/hf_vpdd/codes-*")) == caches
+    assert code_folders(mixture["root"]) == before
     assert not np.array_equal(codes[0], codes[1])
     flat = store_codes(recipe, open_store(recipe, video_only=True), vqvae)
     assert np.array_equal(np.asarray(flat), np.concatenate(codes))

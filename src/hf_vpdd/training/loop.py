@@ -288,7 +288,10 @@ class _Run:
         if self.step and path.is_file():  # lines after the checkpoint are about steps that will be repeated
             for line in path.read_text(encoding="utf-8").splitlines():
                 try:
-                    if json.loads(line)["step"] <= self.step:
+                    values = json.loads(line)
+                    # A finished run is evaluated once more, after its last checkpoint.
+                    repeated = values["step"] == self.args.steps and any(key.startswith("val/") for key in values)
+                    if values["step"] <= self.step and not repeated:
                         kept.append(line + "\n")
                 except (ValueError, KeyError):
                     continue

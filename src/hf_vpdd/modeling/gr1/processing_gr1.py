@@ -9,14 +9,28 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
 
 from ...errors import InputError
+from ..processing import (
+    as_cameras,
+    check_cameras,
+    check_controller_fields,
+    check_observations,
+    check_range,
+    check_size,
+    check_tokenizer,
+    plain_lists,
+    scale_from_unit,
+    scale_to_unit,
+    standardize,
+    statistic_rows,
+    to_float,
+    tokenize_sentences,
+)
 from ..saved_files import SavedProcessor
-from ..vpdd.processing_vpdd import _plain_lists, _to_float
 from .configuration_gr1 import GR1Config
 from .image_processing_gr1 import GR1ImageProcessorPil
 
 
 NORMALIZATIONS = ("raw", "statistics")
-_STATE_LIMIT = 10.0  # standard deviations; see processing_vpdd
 
 
 class GR1Processor(SavedProcessor, ProcessorMixin):
@@ -69,10 +83,7 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
     ):
         if tokenizer is None:
             raise InputError("tokenizer: GR1Processor needs one, CLIP's or e.g. train_tokenizer(instructions).")
-        if tokenizer.pad_token_id is None:
-            raise InputError(
-                "tokenizer: it has no pad token, and instructions are padded to one length. Set pad_token."
-            )
+        check_tokenizer(tokenizer)
         if image_processor is None:
             image_processor = GR1ImageProcessorPil(size=224 if image_size is None else image_size)
         elif image_size is not None and image_size != image_processor.side:
@@ -90,18 +101,13 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
         self.normalization = normalization
         self.max_instruction_length = max_instruction_length
         state_keys = ("mean", "std") + (("min", "max") if binary_gripper_state else ())
-        self.state_stats = _plain_lists(state_stats, "state_stats", state_keys)
-        self.action_stats = _plain_lists(action_stats, "action_stats", ("min", "max"))
+        self.state_stats = plain_lists(state_stats, "state_stats", state_keys)
+        self.action_stats = plain_lists(action_stats, "action_stats", ("min", "max"))
         self._validate()
 
     def _validate(self) -> None:
-        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
-            raise InputError(f"cameras: expected distinct camera names, got {self.cameras}.")
-        for name in ("history_frames", "history_stride", "chunk_size", "max_instruction_length", "action_dim"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}.")
-        if self.execute is not None and not 1 <= self.execute <= self.chunk_size:
-            raise InputError(f"execute: must lie in 1..chunk_size={self.chunk_size}, got {self.execute}.")
+        fields = ("history_frames", "history_stride", "chunk_size", "max_instruction_length", "action_dim")
+        check_controller_fields(self, fields)
         if self.normalization not in NORMALIZATIONS:
             raise InputError(f"normalization: {self.normalization!r} is none of {', '.join(NORMALIZATIONS)}.")
         for name, size in (("state", self.state_dim), ("action", self.action_dim)):
@@ -144,14 +150,14 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
         """
         action_stats, state_stats = None, None
         if actions is not None:
-            actions = _rows(actions, "actions")
+            actions = statistic_rows(actions, "actions")
             low = actions.min(axis=0) if action_low is None else np.broadcast_to(action_low, actions.shape[1:])
             high = actions.max(axis=0) if action_high is None else np.broadcast_to(action_high, actions.shape[1:])
             action_stats = {"min": low, "max": high, "mean": actions.mean(axis=0), "std": actions.std(axis=0)}
             kwargs["action_dim"] = actions.shape[1]
         kwargs["state_dim"] = 0
         if state is not None:
-            state = _rows(state, "state")
+            state = statistic_rows(state, "state")
             state_stats = {"mean": state.mean(0), "std": state.std(0), "min": state.min(0), "max": state.max(0)}
             kwargs["state_dim"] = state.shape[1]
         return cls(
@@ -234,7 +240,7 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
         """
         self.check_observations(observations)
         return self(
-            images=[self._as_cameras(obs["images"]) for obs in observations],
+            images=[as_cameras(obs["images"], self.cameras) for obs in observations],
             instruction=[obs["instruction"] for obs in observations],
             state=[obs["state"] for obs in observations] if self.state_dim else None,
             return_tensors=return_tensors,
@@ -242,22 +248,13 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
 
     def check_observations(self, observations: Sequence[Mapping]) -> None:
         """Raises an `InputError` that names the first observation without images, instruction or state."""
-        for i, obs in enumerate(observations):
-            if not isinstance(obs, Mapping) or "images" not in obs or "instruction" not in obs:
-                has = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
-                raise InputError(
-                    f"observation {i}: expected a dictionary with 'images', 'instruction' and 'state', got {has}."
-                )
-            if self.state_dim and obs.get("state") is None:
-                raise InputError(f"observation {i}: 'state' is missing; this model takes {self.state_dim} numbers.")
-        if not observations:
-            raise InputError("observations: the list is empty.")
+        check_observations(observations, self.state_dim)
 
     # ---- the parts of it, for a controller that has encoded some frames before --------------------------------------
 
     def frames_of_cameras(self, images, where: str = "images") -> dict[str, list]:
         """Images of one observation -> camera -> list of its T frames, oldest first, as they came."""
-        images = self._check_cameras(images, where)
+        images = check_cameras(images, self.cameras, where)
         frames = {}
         for camera in self.cameras:
             given = images[camera]
@@ -268,7 +265,7 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
 
     def process_window(self, images, where: str = "images") -> torch.Tensor:
         """{camera: frames}, T of each -> pixel_values (V, T, 3, S, S)."""
-        images = self._check_cameras(images, where)
+        images = check_cameras(images, self.cameras, where)
         frames = {
             camera: self.image_processor.frames_to_uint8(images[camera], f"{where}[{camera!r}]")
             for camera in self.cameras
@@ -292,26 +289,6 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
             row.narrow(dim, 0, window.shape[dim]).copy_(window)
         return batch
 
-    def _as_cameras(self, images) -> Mapping:
-        return images if isinstance(images, Mapping) or len(self.cameras) > 1 else {self.cameras[0]: images}
-
-    def _check_cameras(self, images, where: str) -> Mapping:
-        images = self._as_cameras(images)
-        if not isinstance(images, Mapping):
-            raise InputError(
-                f"{where}: expected a dictionary with the cameras {self.cameras}, got {type(images).__name__}."
-            )
-        missing = [camera for camera in self.cameras if camera not in images]
-        if missing:
-            raise InputError(
-                f"{where}: camera {missing[0]!r} is missing; given: {sorted(map(str, images))}, "
-                f"the model was trained with {self.cameras}."
-            )
-        unknown = [camera for camera in images if camera not in self.cameras]
-        if unknown:
-            raise InputError(f"{where}: unknown camera {unknown[0]!r}; the model was trained with {self.cameras}.")
-        return images
-
     def _check_lengths(self, lengths: Mapping[str, int], where: str) -> None:
         for camera, length in lengths.items():
             if length > self.history_frames:
@@ -332,7 +309,7 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
         rows = []
         for i, (value, length) in enumerate(zip(values if batched else [values], lengths)):
             where = f"{name} of observation {i}" if batched else name
-            row = _to_float(value, where)
+            row = to_float(value, where)
             wanted = (length, *shape)
             # a window of one step may come without its step, a chunk of one without its chunk
             given = tuple(row.shape)
@@ -346,33 +323,20 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
 
     def tokenize_instructions(self, instructions: Sequence[str], return_tensors: str = "pt") -> dict:
         """Sentences -> {"input_ids", "attention_mask"}, int64 (B, max_instruction_length)."""
-        for i, sentence in enumerate(instructions):
-            if not isinstance(sentence, str) or not sentence.strip():
-                raise InputError(
-                    f"instruction {i}: expected a sentence, got {sentence!r}. Say what the robot is to do, "
-                    "e.g. 'press the button'."
-                )
-        tokens = self.tokenizer(
-            list(instructions),
-            padding="max_length",
-            truncation=True,
-            max_length=self.max_instruction_length,
-            return_tensors=return_tensors,
-        )
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        return tokenize_sentences(self.tokenizer, instructions, self.max_instruction_length, return_tensors)
 
     # ---- vectorised transforms, used on whole batches by training too -----------------------------------------------
 
     def normalize_state(self, state) -> torch.Tensor:
         """(..., Ds) robot units -> network units, float32; a binary gripper becomes 0 or 1. NaN is an error."""
-        state = _to_float(state, "state")
-        self._check_size(state, "state", self.state_dim)
+        state = to_float(state, "state")
+        check_size(state, "state", self.state_dim)
         arm, gripper = state, None
         if self.binary_gripper_state:
             arm, gripper = state[..., :-1], state[..., -1:]
         if self.normalization == "statistics":
             mean, std = (self._stat("state_stats", key, state.device)[: arm.shape[-1]] for key in ("mean", "std"))
-            arm = ((arm - mean) / torch.where(std < 1e-6, 1.0, std)).clamp(-_STATE_LIMIT, _STATE_LIMIT)
+            arm = standardize(arm, mean, std)
         if gripper is None:
             return arm
         low, high = self._gripper_range("state_stats", state.device)
@@ -387,21 +351,21 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
         Raises:
             InputError: With `check`, an action is NaN or outside of the range.
         """
-        actions = _to_float(actions, "actions", check)
-        self._check_size(actions, "actions", self.action_dim)
+        actions = to_float(actions, "actions", check)
+        check_size(actions, "actions", self.action_dim)
         arm, gripper = actions, None
         if self.binary_gripper_action:
             arm, gripper = actions[..., :-1], actions[..., -1:]
         if self.normalization == "statistics":
             low, high = (self._stat("action_stats", key, actions.device)[: arm.shape[-1]] for key in ("min", "max"))
             if check:
-                _check_range(arm, low, high)
-            arm = torch.where(high > low, 2 * (arm - low) / (high - low).clamp_min(1e-9) - 1, 0.0)
+                check_range(arm, low, high)
+            arm = scale_to_unit(arm, low, high)
         if gripper is None:
             return arm
         low, high = self._gripper_range("action_stats", actions.device)
         if check:
-            _check_range(gripper, low, high, self.action_dim - 1)
+            check_range(gripper, low, high, self.action_dim - 1)
         opened = (gripper - low) / (high - low).clamp_min(1e-9)
         return torch.cat((arm, opened.clamp(0, 1)), dim=-1)
 
@@ -412,13 +376,13 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
         of the demonstrations.
         """
         actions = actions.float()
-        self._check_size(actions, "actions", self.action_dim)
+        check_size(actions, "actions", self.action_dim)
         arm, gripper = actions, None
         if self.binary_gripper_action:
             arm, gripper = actions[..., :-1], actions[..., -1:]
         if self.normalization == "statistics":
             low, high = (self._stat("action_stats", key, actions.device)[: arm.shape[-1]] for key in ("min", "max"))
-            arm = low + (arm.clamp(-1, 1) + 1) / 2 * (high - low)
+            arm = scale_from_unit(arm, low, high)
         if gripper is None:
             return arm
         low, high = self._gripper_range("action_stats", actions.device)
@@ -443,10 +407,6 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
 
     # ---- private ----------------------------------------------------------------------------------------------------
 
-    def _check_size(self, values: torch.Tensor, name: str, size: int) -> None:
-        if values.shape[-1] != size:
-            raise InputError(f"{name}: the last dimension must be {size}, got shape {tuple(values.shape)}.")
-
     def _gripper_range(self, group: str, device) -> tuple[torch.Tensor, torch.Tensor]:
         """Values of the closed and of the open gripper, in the robot's units."""
         if self.normalization == "raw":
@@ -462,25 +422,6 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
                 "GR1Processor.from_dataset_stats(...), or load a fine-tuned policy."
             )
         return torch.tensor(values[key], dtype=torch.float32, device=device)
-
-
-def _rows(values, name: str) -> np.ndarray:
-    rows = np.asarray(values, dtype=np.float64)
-    if rows.ndim != 2 or 0 in rows.shape or not np.isfinite(rows).all():
-        raise InputError(f"{name}: expected finite numbers (N, D) to take statistics of, got {rows.shape}.")
-    return rows
-
-
-def _check_range(values: torch.Tensor, low: torch.Tensor, high: torch.Tensor, first: int = 0) -> None:
-    slack = 1e-4 * (high - low) + 1e-9
-    legal = (values >= low - slack) & (values <= high + slack)
-    if not bool(legal.all()):
-        dim = int((~legal).nonzero()[0][-1])
-        low, high = low.expand(values.shape[-1]), high.expand(values.shape[-1])
-        raise InputError(
-            f"actions: dimension {first + dim} leaves the range [{float(low[dim]):g}, {float(high[dim]):g}] of the "
-            "processor's action_stats. Clip the action, or take statistics of data that covers it."
-        )
 
 
 # `GR1Processor.from_pretrained` looks its image processor up in transformers' table; registered here, it is found

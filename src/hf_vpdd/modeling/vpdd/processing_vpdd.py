@@ -13,6 +13,23 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
 
 from ...errors import InputError
+from ..processing import (
+    as_cameras,
+    check_cameras,
+    check_controller_fields,
+    check_observations,
+    check_range,
+    check_size,
+    check_tokenizer,
+    plain_lists,
+    scale_from_unit,
+    scale_to_unit,
+    stack_states,
+    standardize,
+    statistic_rows,
+    to_float,
+    tokenize_sentences,
+)
 from ..saved_files import SavedProcessor
 from .action_bins import ActionBins, fit_action_bins
 from .configuration_vpdd import VPDDConfig
@@ -21,9 +38,6 @@ from .instruction_tokenizer import train_tokenizer
 from .pose_actions import POSE_SIZE, VECTOR_SIZE, fit_pose_bins, pose_to_vector, vector_to_pose
 
 
-# A state this many standard deviations out says nothing more than "far out"; without the limit a dimension that hardly
-# moved in the demonstrations could put huge numbers into the network.
-_STATE_LIMIT = 10.0
 _OBJECTIVES = ("diffusion", "regression")
 _LAYOUTS = ("vector", "pose")
 
@@ -72,10 +86,7 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
     ):
         if tokenizer is None:
             raise InputError("tokenizer: VPDDProcessor needs one, e.g. train_tokenizer(instructions) or CLIP's.")
-        if tokenizer.pad_token_id is None:
-            raise InputError(
-                "tokenizer: it has no pad token, and instructions are padded to one length. Set pad_token."
-            )
+        check_tokenizer(tokenizer)
         if image_processor is None:
             image_processor = VPDDImageProcessorPil(size=96 if image_size is None else image_size)
         elif image_size is not None and image_size != image_processor.side:
@@ -89,8 +100,8 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
         self.action_objective = action_objective
         self.num_action_bins = num_action_bins
         self.max_instruction_length = max_instruction_length
-        self.state_stats = _plain_lists(state_stats, "state_stats", ("mean", "std"))
-        self.action_stats = _plain_lists(action_stats, "action_stats", ("min", "max"))
+        self.state_stats = plain_lists(state_stats, "state_stats", ("mean", "std"))
+        self.action_stats = plain_lists(action_stats, "action_stats", ("min", "max"))
         self.action_bins = action_bins
         self.action_layout = action_layout
         self._validate()
@@ -98,13 +109,7 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
         self._stat_tensors: dict = {}
 
     def _validate(self) -> None:
-        if not self.cameras or len(set(self.cameras)) != len(self.cameras):
-            raise InputError(f"cameras: expected distinct camera names, got {self.cameras}.")
-        for name in ("history_frames", "history_stride", "chunk_size", "max_instruction_length"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name}: must be at least 1, got {getattr(self, name)}.")
-        if self.execute is not None and not 1 <= self.execute <= self.chunk_size:
-            raise InputError(f"execute: must lie in 1..chunk_size={self.chunk_size}, got {self.execute}.")
+        check_controller_fields(self, ("history_frames", "history_stride", "chunk_size", "max_instruction_length"))
         if self.action_objective not in _OBJECTIVES:
             raise InputError(f"action_objective: {self.action_objective!r} is none of {', '.join(_OBJECTIVES)}.")
         if self.action_layout not in _LAYOUTS:
@@ -190,11 +195,7 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
                 "std": actions.std(axis=0),
             }
         if state is not None:
-            state = np.asarray(state, dtype=np.float64)
-            if state.ndim != 2 or 0 in state.shape or not np.isfinite(state).all():
-                raise InputError(
-                    f"state: expected finite numbers (N, state_dim) to take statistics of, got {state.shape}."
-                )
+            state = statistic_rows(state, "state")
             state_stats = {"mean": state.mean(axis=0), "std": state.std(axis=0)}
         return cls(
             tokenizer=tokenizer,
@@ -261,13 +262,13 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
                 )
             data.update(self.tokenize_instructions(list(sentences)))
         if state is not None:
-            state = _to_float(state, "state")
+            state = to_float(state, "state")
             state = state[None] if state.ndim == 1 else state
             if len(state) != size or state.ndim != 2:
                 raise InputError(f"state: expected ({size}, state_dim) numbers, got {tuple(state.shape)}.")
             data["state"] = self.normalize_state(state)
         if actions is not None:
-            actions = _to_float(actions, "actions")
+            actions = to_float(actions, "actions")
             actions = actions[None] if actions.ndim == 2 else actions
             if len(actions) != size or actions.ndim != 3:
                 raise InputError(f"actions: expected ({size}, steps, action_dim), got {tuple(actions.shape)}.")
@@ -277,52 +278,21 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
 
     def process_observations(self, observations: Sequence[Mapping], return_tensors: str = "pt") -> BatchFeature:
         """Observations as environments give them, {"images", "state", "instruction"}, -> one batch of model inputs."""
-        for i, obs in enumerate(observations):
-            if not isinstance(obs, Mapping) or "images" not in obs or "instruction" not in obs:
-                has = sorted(obs) if isinstance(obs, Mapping) else type(obs).__name__
-                raise InputError(
-                    f"observation {i}: expected a dictionary with 'images', 'instruction' and 'state', got {has}."
-                )
-            if self.state_stats is not None and obs.get("state") is None:
-                raise InputError(f"observation {i}: 'state' is missing; this model takes {self.state_dim} numbers.")
-        if not observations:
-            raise InputError("observations: the list is empty.")
+        check_observations(observations, self.state_dim)
         state = None
         if self.state_stats is not None:
-            rows = [_to_float(obs["state"], f"state of observation {i}") for i, obs in enumerate(observations)]
-            for i, row in enumerate(rows):
-                if row.shape != (self.state_dim,):
-                    raise InputError(
-                        f"state of observation {i}: expected {self.state_dim} numbers, got shape {tuple(row.shape)}."
-                    )
-            state = torch.stack(rows)
+            state = stack_states([obs["state"] for obs in observations], self.state_dim)
         return self(
-            images=[self._as_cameras(obs["images"]) for obs in observations],
+            images=[as_cameras(obs["images"], self.cameras) for obs in observations],
             instruction=[obs["instruction"] for obs in observations],
             state=state,
             return_tensors=return_tensors,
         )
 
-    def _as_cameras(self, images) -> Mapping:
-        return images if isinstance(images, Mapping) or len(self.cameras) > 1 else {self.cameras[0]: images}
-
     def _one_observation(self, images, index: int | None) -> torch.Tensor:
         """{camera: frames} -> uint8 (V, T, 3, S, S)."""
         where = "images" if index is None else f"images[{index}]"
-        images = self._as_cameras(images)
-        if not isinstance(images, Mapping):
-            raise InputError(
-                f"{where}: expected a dictionary with the cameras {self.cameras}, got {type(images).__name__}."
-            )
-        missing = [camera for camera in self.cameras if camera not in images]
-        if missing:
-            raise InputError(
-                f"{where}: camera {missing[0]!r} is missing; given: {sorted(map(str, images))}, "
-                f"the model was trained with {self.cameras}."
-            )
-        unknown = [camera for camera in images if camera not in self.cameras]
-        if unknown:
-            raise InputError(f"{where}: unknown camera {unknown[0]!r}; the model was trained with {self.cameras}.")
+        images = check_cameras(images, self.cameras, where)
         views = []
         for camera in self.cameras:
             name = f"{where}[{camera!r}]"
@@ -340,30 +310,17 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
 
     def tokenize_instructions(self, instructions: Sequence[str], return_tensors: str = "pt") -> dict:
         """Sentences -> {"input_ids", "attention_mask"}, int64 (B, max_instruction_length)."""
-        for i, sentence in enumerate(instructions):
-            if not isinstance(sentence, str) or not sentence.strip():
-                raise InputError(
-                    f"instruction {i}: expected a sentence, got {sentence!r}. Say what the robot is to do, "
-                    "e.g. 'press the button'."
-                )
-        tokens = self.tokenizer(
-            list(instructions),
-            padding="max_length",
-            truncation=True,
-            max_length=self.max_instruction_length,
-            return_tensors=return_tensors,
-        )
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        return tokenize_sentences(self.tokenizer, instructions, self.max_instruction_length, return_tensors)
 
     # ---- vectorised transforms, used on whole batches by training too -----------------------------------------------
 
     def normalize_state(self, state) -> torch.Tensor:
         """(..., Ds) robot units -> zero mean and unit deviation, float32, limited to ±10. NaN is an error."""
-        state = _to_float(state, "state")
+        state = to_float(state, "state")
         mean, std = self._stat("state_stats", "mean", state.device), self._stat("state_stats", "std", state.device)
         if state.shape[-1] != len(mean):
             raise InputError(f"state: expected {len(mean)} numbers per observation, got shape {tuple(state.shape)}.")
-        return ((state - mean) / torch.where(std < 1e-6, 1.0, std)).clamp_(-_STATE_LIMIT, _STATE_LIMIT)
+        return standardize(state, mean, std)
 
     def encode_actions(self, actions, check: bool = True) -> torch.Tensor:
         """(..., A) robot units -> int64 (..., A) bins; (..., 8) -> (..., 7) for poses. See `ActionBins.encode`."""
@@ -382,27 +339,18 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
         Raises:
             InputError: With `check`, an action is NaN or outside of the range.
         """
-        actions = _to_float(actions, "actions", check)
+        actions = to_float(actions, "actions", check)
         low, high = (self._stat("action_stats", key, actions.device) for key in ("min", "max"))
-        if actions.shape[-1] != len(low):
-            raise InputError(f"actions: the last dimension must be {len(low)}, got shape {tuple(actions.shape)}.")
+        check_size(actions, "actions", len(low))
         if check:
-            legal = (actions >= low - 1e-4 * (high - low) - 1e-9) & (actions <= high + 1e-4 * (high - low) + 1e-9)
-            if not bool(legal.all()):
-                *_, dim = (int(i) for i in (~legal).nonzero()[0])
-                raise InputError(
-                    f"actions: dimension {dim} leaves the range [{float(low[dim]):g}, {float(high[dim]):g}] of the "
-                    "processor's action_stats. Clip the action, or take statistics of data that covers it."
-                )
-        return torch.where(high > low, 2 * (actions - low) / (high - low).clamp_min(1e-9) - 1, 0.0)
+            check_range(actions, low, high)
+        return scale_to_unit(actions, low, high)
 
     def unnormalize_actions(self, actions: torch.Tensor) -> torch.Tensor:
         """(..., A) network output, cut to [-1, 1], -> float32 robot units."""
-        actions = actions.float().clamp(-1, 1)
         low, high = (self._stat("action_stats", key, actions.device) for key in ("min", "max"))
-        if actions.shape[-1] != len(low):
-            raise InputError(f"actions: the last dimension must be {len(low)}, got shape {tuple(actions.shape)}.")
-        return low + (actions + 1) / 2 * (high - low)
+        check_size(actions, "actions", len(low))
+        return scale_from_unit(actions.float(), low, high)
 
     # ---- the model's answers out ------------------------------------------------------------------------------------
 
@@ -443,32 +391,6 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
                 )
             self._stat_tensors[group, key, device] = torch.tensor(values[key], dtype=torch.float32, device=device)
         return self._stat_tensors[group, key, device]
-
-
-def _to_float(values, name: str, check: bool = True) -> torch.Tensor:
-    """Numbers -> float32 tensor; NaN and infinity are an error (CPU only: a GPU would have to wait)."""
-    try:
-        tensor = torch.as_tensor(np.asarray(values) if isinstance(values, (list, tuple)) else values)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name}: expected numbers, got {values!r}.") from error
-    tensor = tensor.float()
-    if check and tensor.device.type == "cpu" and not bool(torch.isfinite(tensor).all()):
-        where = tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
-        raise InputError(f"{name}: value at index {where} is {float(tensor[where])}; it must be a finite number.")
-    return tensor
-
-
-def _plain_lists(stats, name: str, required: Sequence[str]) -> dict | None:
-    """Arrays -> lists of floats (JSON), with the required keys there and equally long."""
-    if stats is None:
-        return None
-    plain = {key: np.asarray(value, dtype=np.float64).reshape(-1).tolist() for key, value in dict(stats).items()}
-    for key in required:
-        if key not in plain:
-            raise InputError(f"{name}: {key!r} is missing; there are {sorted(plain)}.")
-        if len(plain[key]) != len(plain[required[0]]) or not np.isfinite(plain[key]).all():
-            raise InputError(f"{name}[{key!r}]: expected {len(plain[required[0]])} finite numbers, got {plain[key]}.")
-    return plain
 
 
 # `VPDDProcessor.from_pretrained` looks its image processor up in transformers' table; registered here, it is found

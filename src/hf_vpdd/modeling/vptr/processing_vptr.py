@@ -14,13 +14,20 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessorMixin  # the base name must be visible here: diffusers looks for it
 
 from ...errors import InputError
+from ..processing import (
+    check_size,
+    check_tokenizer,
+    plain_lists,
+    scale_from_unit,
+    stack_states,
+    standardize,
+    statistic_rows,
+    to_float,
+    tokenize_sentences,
+)
 from ..saved_files import SavedProcessor
 from .configuration_vptr import CONDITIONS, INTENTS, VPTRConfig
 from .image_processing_vptr import VPTRImageProcessorPil
-
-
-# A state this many standard deviations out says nothing more than "far out" (as in VPDDProcessor).
-_STATE_LIMIT = 10.0
 
 
 class VPTRProcessor(SavedProcessor, ProcessorMixin):
@@ -67,12 +74,12 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
             raise InputError(f"image_size={image_size} contradicts the image processor's {image_processor.side}.")
         super().__init__(image_processor)
         self._tokenizer = tokenizer
-        if tokenizer is not None and tokenizer.pad_token_id is None:
-            raise InputError("tokenizer: it has no pad token, and sentences are padded to one length. Set pad_token.")
+        if tokenizer is not None:
+            check_tokenizer(tokenizer)
         self.cameras = [cameras] if isinstance(cameras, str) else list(cameras)
         self.condition, self.intent = condition, intent
         self.tasks = None if tasks is None else list(tasks)
-        self.state_stats = _plain_lists(state_stats)
+        self.state_stats = plain_lists(state_stats, "state_stats", ("mean", "std"))
         self.action_low, self.action_high = (_plain_list(v) for v in (action_low, action_high))
         self.action_limit = action_limit
         self.max_instruction_length = max_instruction_length
@@ -171,7 +178,7 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
         """
         low = high = stats = None
         if actions is not None:
-            actions = _rows(actions, "actions")
+            actions = statistic_rows(actions, "actions")
             low = actions.min(axis=0) if action_low is None else np.broadcast_to(action_low, actions.shape[1:])
             high = actions.max(axis=0) if action_high is None else np.broadcast_to(action_high, actions.shape[1:])
             flat = np.flatnonzero(~(low < high))
@@ -181,7 +188,7 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
                     "unknown: give action_low and action_high."
                 )
         if state is not None:
-            state = _rows(state, "state")
+            state = statistic_rows(state, "state")
             stats = {"mean": state.mean(axis=0), "std": state.std(axis=0)}
         return cls(state_stats=stats, action_low=low, action_high=high, **kwargs)
 
@@ -252,7 +259,7 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
             ("actions", actions, self.normalize_actions),
         ):
             if values is not None:
-                values = _to_float(values, name)
+                values = to_float(values, name)
                 values = values[None] if values.ndim == 1 else values
                 if len(values) != size or values.ndim != 2:
                     raise InputError(f"{name}: expected ({size}, dimensions) numbers, got {tuple(values.shape)}.")
@@ -278,13 +285,7 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
         rows = {name: [obs[name] for obs in observations] for name in needed}
         state = None
         if self.state_dim:
-            state = [_to_float(row, f"state of observation {i}") for i, row in enumerate(rows["state"])]
-            for i, row in enumerate(state):
-                if row.shape != (self.state_dim,):
-                    raise InputError(
-                        f"state of observation {i}: expected {self.state_dim} numbers, got shape {tuple(row.shape)}."
-                    )
-            state = torch.stack(state)
+            state = stack_states(rows["state"], self.state_dim)
         return self(
             rows["images"], rows.get("instruction"), state, goal=rows.get("goal"), return_tensors=return_tensors
         )
@@ -337,24 +338,17 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
         """Sentences -> {"input_ids", "attention_mask"}, int64 (B, max_instruction_length)."""
         if self._tokenizer is None:
             raise InputError("instruction: this model reads no sentences (its processor has no tokenizer).")
-        for i, sentence in enumerate(instructions):
-            if not isinstance(sentence, str) or not sentence.strip():
-                raise InputError(f"instruction {i}: expected a sentence, got {sentence!r}.")
-        tokens = self._tokenizer(
-            list(instructions), padding="max_length", truncation=True, max_length=self.max_instruction_length,
-            return_tensors=return_tensors,
-        )  # fmt: skip
-        return {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+        return tokenize_sentences(self._tokenizer, instructions, self.max_instruction_length, return_tensors)
 
     # ---- vectorised transforms, used on whole batches by training too -----------------------------------------------
 
     def normalize_state(self, state) -> torch.Tensor:
         """(..., Ds) robot units -> zero mean and unit deviation, float32, limited to +-10. NaN is an error."""
-        state = _to_float(state, "state")
+        state = to_float(state, "state")
         mean, std = self._stat("state_mean", state.device), self._stat("state_std", state.device)
         if state.shape[-1] != len(mean):
             raise InputError(f"state: expected {len(mean)} numbers per observation, got shape {tuple(state.shape)}.")
-        return ((state - mean) / torch.where(std < 1e-6, 1.0, std)).clamp_(-_STATE_LIMIT, _STATE_LIMIT)
+        return standardize(state, mean, std)
 
     def normalize_actions(self, actions, check: bool = True) -> torch.Tensor:
         """(..., A) robot units -> float32, linear from [low, high] to [-1, 1], cut to +-action_limit.
@@ -362,19 +356,16 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
         Raises:
             InputError: Another number of dimensions; with `check`, an action that is not finite.
         """
-        actions = _to_float(actions, "actions", check)
+        actions = to_float(actions, "actions", check)
         low, high = self._stat("action_low", actions.device), self._stat("action_high", actions.device)
-        if actions.shape[-1] != len(low):
-            raise InputError(f"actions: the last dimension must be {len(low)}, got shape {tuple(actions.shape)}.")
+        check_size(actions, "actions", len(low))
         return (2 * (actions - low) / (high - low) - 1).clamp_(-self.action_limit, self.action_limit)
 
     def unnormalize_actions(self, actions: torch.Tensor) -> torch.Tensor:
         """(..., A) of the network, cut to [-1, 1], -> float32 robot units."""
-        actions = actions.float().clamp(-1, 1)
         low, high = self._stat("action_low", actions.device), self._stat("action_high", actions.device)
-        if actions.shape[-1] != len(low):
-            raise InputError(f"actions: the last dimension must be {len(low)}, got shape {tuple(actions.shape)}.")
-        return low + (actions + 1) / 2 * (high - low)
+        check_size(actions, "actions", len(low))
+        return scale_from_unit(actions.float(), low, high)
 
     def post_process_actions(self, actions: torch.Tensor, objective: str | None = None) -> torch.Tensor:
         """What `sample_actions` returned (B, 1, A) -> float32 in the robot's units."""
@@ -399,25 +390,6 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
         return self._tensors[name, device]
 
 
-def _to_float(values, name: str, check: bool = True) -> torch.Tensor:
-    """Numbers -> float32 tensor; NaN and infinity are an error (CPU only: a GPU would have to wait)."""
-    try:
-        tensor = torch.as_tensor(np.asarray(values) if isinstance(values, (list, tuple)) else values).float()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{name}: expected numbers, got {values!r}.") from error
-    if check and tensor.device.type == "cpu" and not bool(torch.isfinite(tensor).all()):
-        where = tuple(int(i) for i in (~torch.isfinite(tensor)).nonzero()[0])
-        raise InputError(f"{name}: value at index {where} is {float(tensor[where])}; it must be a finite number.")
-    return tensor
-
-
-def _rows(values, name: str) -> np.ndarray:
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != 2 or 0 in values.shape or not np.isfinite(values).all():
-        raise InputError(f"{name}: expected finite numbers (N, dimensions) to take statistics of, got {values.shape}.")
-    return values
-
-
 def _plain_list(values) -> list[float] | None:
     """Arrays -> lists of finite floats (JSON)."""
     if values is None:
@@ -426,15 +398,6 @@ def _plain_list(values) -> list[float] | None:
     if not np.isfinite(plain).all():
         raise InputError(f"statistics must be finite, got {plain.tolist()}.")
     return plain.tolist()
-
-
-def _plain_lists(stats) -> dict | None:
-    if stats is None:
-        return None
-    plain = {key: _plain_list(value) for key, value in dict(stats).items()}
-    if not {"mean", "std"} <= plain.keys() or len(plain["mean"]) != len(plain["std"]):
-        raise InputError(f"state_stats: expected 'mean' and 'std' of one length, got {plain}.")
-    return plain
 
 
 # Found by `from_pretrained` however this module came to be imported.
