@@ -126,21 +126,27 @@ class RobotPolicy:
         device: str | torch.device | None = None,
         dtype: torch.dtype | str = "auto",
         hub_options: Mapping | None = None,
+        base_model: str | os.PathLike | None = None,
         **kwargs,
     ) -> "RobotPolicy":
-        """Loads weights and processor from one folder or Hub repository.
+        """Loads weights and processor from one folder or Hub repository, or a LoRA adapter with its base and the
+        adapter's own processor.
 
         Args:
             path: Folder or repository id. Default: the checkpoint that ships with the package.
             device: Default: a GPU if there is one.
             dtype: Of the weights; "auto" is the dtype they were saved in.
             hub_options: `revision`, `token`, `cache_dir`, ... for the download.
+            base_model: The base of an adapter, if it is not where it was in training.
             kwargs: The other arguments of `RobotPolicy`.
         """
         path = str(DEFAULT_CHECKPOINT if path is None else path)
         require_checkpoint(path, hub_options)
         register()  # the command line imports the package without registering anything
-        model = AutoModel.from_pretrained(path, dtype=dtype, **dict(hub_options or {}))
+        options = dict(hub_options or {})
+        if base_model is not None:
+            options["base_model"] = base_model
+        model = AutoModel.from_pretrained(path, dtype=dtype, **options)
         check_is_policy_checkpoint(model)
         processor = AutoProcessor.from_pretrained(path, **dict(hub_options or {}))
         if device is None:

@@ -5,6 +5,8 @@ is what `import hf_vpdd` is for; it calls `register()`.
 """
 
 import sys
+from importlib.abc import MetaPathFinder
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 
@@ -45,6 +47,7 @@ def register() -> None:
     AutoProcessor.register(VPDDConfig, VPDDProcessor, exist_ok=True)
     AutoProcessor.register(GR1Config, GR1Processor, exist_ok=True)
     AutoProcessor.register(VPTRConfig, VPTRProcessor, exist_ok=True)
+    _tell_peft()
     if TASK not in PIPELINE_REGISTRY.supported_tasks:  # a second registration would warn
         PIPELINE_REGISTRY.register_pipeline(
             TASK,
@@ -53,6 +56,42 @@ def register() -> None:
             default=ShippedModel(model=(str(DEFAULT_CHECKPOINT), "main")),
             type="multimodal",
         )
+
+
+class _WhenPeftIsImported(MetaPathFinder):
+    """Waits for peft's table of default target modules. Importing peft for its sake would cost everybody a tenth of a
+    second, and `import hf_vpdd` would fail wherever peft's own imports do."""
+
+    table = "peft.utils.constants"
+
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname != self.table:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(fullname, path)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_fill(module):
+                load(module)
+                _fill(module)
+
+            spec.loader.exec_module = load_and_fill
+        return spec
+
+
+def _tell_peft() -> None:
+    """So that `get_peft_model(model, LoraConfig())` knows which layers of our models to adapt."""
+    if (table := sys.modules.get(_WhenPeftIsImported.table)) is not None:
+        _fill(table)
+    elif not any(isinstance(finder, _WhenPeftIsImported) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _WhenPeftIsImported())
+
+
+def _fill(table) -> None:
+    from .modeling.lora_targets import LORA_TARGETS
+
+    table.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING.update(LORA_TARGETS)
 
 
 def inside_the_command() -> bool:

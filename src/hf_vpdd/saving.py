@@ -6,6 +6,9 @@
 `AutoModel`, `AutoProcessor`, `pipeline("robot-policy")`, `RobotPolicy` and `VPDDPipeline` all load this folder:
 diffusers looks for a component at the root when there is no sub-folder of its name. `hf_vpdd_auto.py` lets
 `AutoModel.from_pretrained(FOLDER, trust_remote_code=True)` do without `import hf_vpdd` (see `modeling.saved_files`).
+
+A policy with a LoRA adapter on it is saved as that adapter: `adapter_model.safetensors`, `adapter_config.json` and
+`adapter_base.json` stand in place of the weights, all else is the same, and the same five load it.
 """
 
 import json
@@ -15,6 +18,7 @@ import shutil
 from pathlib import Path
 
 from .errors import InputError
+from .modeling.adapters import adapters_of, write_adapter
 from .modeling.saved_files import minimal_card
 
 
@@ -25,6 +29,7 @@ def save_policy(
     card: str | None = None,
     scheduler=None,
     max_shard_size: str | int = "5GB",
+    home: str | os.PathLike | None = None,
 ) -> Path:
     """Writes model, processor, scheduler and pipeline index into one folder; whole or (if killed) not at all.
 
@@ -36,6 +41,7 @@ def save_policy(
         card: Text of README.md, with its YAML header. Default: a README that is there stays, else a minimal one.
         scheduler: Default: the model's own, if it has one.
         max_shard_size: Weights larger than this are split.
+        home: Where the folder will be moved to, if not `directory` (an adapter remembers the way to its base).
 
     Returns:
         The folder.
@@ -50,7 +56,10 @@ def save_policy(
     # A sibling, so that the renames stay on one disk; hidden, so that nobody takes a half-written one for a policy.
     stage = directory.with_name(f".{directory.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        model.save_pretrained(stage, max_shard_size=max_shard_size)
+        if adapters_of(model):
+            write_adapter(stage, model, Path(home or directory))
+        else:
+            model.save_pretrained(stage, max_shard_size=max_shard_size)
         processor.save_pretrained(stage)
         if scheduler is not None:  # GR-1 and V-PTR have none, and therefore no diffusers pipeline
             scheduler.save_pretrained(stage)
@@ -86,7 +95,8 @@ def move_into(stage: Path, directory: Path) -> None:
     (directory / "config.json").unlink(missing_ok=True)
     for old in directory.iterdir():
         weights = old.name.startswith("model") and old.name.endswith((".safetensors", ".safetensors.index.json"))
-        if (weights or old.name == "model_index.json") and old.name not in names:
+        adapter = old.name.startswith("adapter_") and old.is_file()
+        if (weights or adapter or old.name == "model_index.json") and old.name not in names:
             old.unlink()
     for path in files:
         os.replace(path, directory / path.name)

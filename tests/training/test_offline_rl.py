@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from hf_vpdd import RobotPolicy, VPTRForRobotPolicy, VPTRForValuePrediction
 from hf_vpdd.data import FrameStore
 from hf_vpdd.errors import InputError
-from hf_vpdd.training import load_recipe, run_offline_rl, run_value_pretrain
+from hf_vpdd.training import load_recipe, loop, run_offline_rl, run_value_pretrain
 from hf_vpdd.training.phases import PhasedSampler
 from hf_vpdd.training.stages.demonstrations import Transitions, action_labels
 from hf_vpdd.training.stages.offline_rl import OfflineRLTask
@@ -212,9 +212,38 @@ def test_diverging_values_end_the_run(road):
         run(road, "diverges", learning_rate=3.0, steps=60, save_every=0, eval_every=0, log_every=1)
 
 
+@pytest.mark.parametrize("objective", ["cql", "bc"])
+def test_lora_adapts_the_encoders_and_resumes(road, objective, monkeypatch):
+    settings = {"lora": True, "lora_r": 2, "objective": objective, "steps": 4, "save_every": 2, "eval_every": 0}
+    folder = run(road, f"lora-{objective}", **settings)
+    monkeypatch.setattr(loop._Run, "_stop_requested", lambda self: self.step == 2)  # as SIGTERM in step 2 does
+    with pytest.raises(loop.Terminated):
+        run(road, f"lora-{objective}-cut", **settings)
+    monkeypatch.undo()
+    again = run(road, f"lora-{objective}-cut", **settings)
+    for name in ("model.safetensors", "adapter/adapter_model.safetensors"):
+        first, second = (load_file(f / name) for f in (folder, again))
+        assert first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+    adapter = load_file(folder / "adapter" / "adapter_model.safetensors")
+    assert {k.split(".")[2] for k in adapter if ".lora_" in k} == {"actor_encoder", "critic_encoder"}
+    assert {k.split(".")[2] for k in adapter if ".lora_" not in k} >= {"actor", "critics", "actor_bottleneck"}
+    moved = {k for k, v in adapter.items() if "lora_B" in k and v.abs().max() > 0}
+    assert any("actor_encoder" in k for k in moved)
+    assert any("critic_encoder" in k for k in moved) == (objective == "cql")  # cloning teaches no critic
+    state = torch.load(folder / "checkpoint-000004" / "state.pt", weights_only=True)["model"]
+    assert not any(k.endswith("base_layer.weight") for k in state)
+    frames = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3)).astype(np.uint8)
+    observation = {"images": frames, "state": np.zeros(4, np.float32), "instruction": TASKS[0]}
+    both = [RobotPolicy.from_pretrained(f, device="cpu") for f in (folder, folder / "adapter")]
+    np.testing.assert_allclose(*(policy.predict(observation).actions for policy in both), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "overrides, says",
     [
+        ({"lora": True, "init": "scratch"}, "with init scratch they are random"),
+        ({"lora": True, "freeze_encoders": True}, "freeze_encoders says they stay as they are"),
+        ({"lora_r": 4}, "offline_rl.lora_r has no effect without adapters"),
         ({"init": "mae"}, "init must be one of"),
         ({"init": "vip"}, "no model"),
         ({"init": "scratch", "freeze_encoders": True}, "freeze random encoders"),

@@ -245,7 +245,7 @@ def test_bad_input_is_named(road, tmp_path):
         run_finetune(
             load_recipe("finetune", config, {"model.trunk_layers": 2, "output_dir": str(tmp_path / "b")}), store=store
         )
-    with pytest.raises(InputError, match="matches no linear layer"):
+    with pytest.raises(InputError, match="matches no layer"):
         finetune(road, "wrong targets", lora=True, lora_target_modules="nothing")
     with pytest.raises(InputError, match="different run.*seed: 0 there, 1 now"):
         run_finetune(load_recipe("finetune", config, seed=1), store=store)

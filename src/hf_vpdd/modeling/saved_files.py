@@ -218,15 +218,21 @@ def minimal_card(model, repo_id: str = "REPOSITORY") -> str:
             "",
             f'pipe = VPDDPipeline.from_pretrained("{repo_id}")  # imagines video; it knows no actions yet',
         ]
+    adapted, base_model, tags = "", None, ["robotics", "video-pretraining", model.config.model_type]
+    if getattr(model, "peft_config", None) and (base := getattr(model, "adapter_base", None)) is not None:
+        adapted = f" This is a LoRA adapter on {base.name}" + (f" at {base.revision}." if base.revision else ".")
+        tags, base_model = [*tags, "lora"], base.name if base.revision else None
     title = name if repo_id == "REPOSITORY" else repo_id.split("/")[-1]
     return (
-        f"{card_header('robotics', 'video-pretraining', model.config.model_type)}\n# {title}\n\nA {name}, saved with "
-        f"hf_vpdd {__version__}. No evaluation is recorded here.\n\n```python\n" + "\n".join(lines) + "\n```\n"
+        f"{card_header(*tags, base_model=base_model)}\n# {title}\n\nA {name}, saved with hf_vpdd {__version__}."
+        f"{adapted} No evaluation is recorded here.\n\n```python\n" + "\n".join(lines) + "\n```\n"
     )
 
 
-def card_header(*tags: str) -> str:
-    return "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n" + "".join(f"- {t}\n" for t in tags) + "---\n"
+def card_header(*tags: str, base_model: str | None = None) -> str:
+    base = f"base_model: {base_model}\n" if base_model else ""
+    tags = "".join(f"- {tag}\n" for tag in tags)
+    return f"---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\n{base}tags:\n{tags}---\n"
 
 
 def write_shim(folder: Path) -> None:

@@ -24,6 +24,8 @@ from .. import schedulers
 from ..checkpoint_files import require_pipeline
 from ..errors import InputError
 from ..inference import check_is_policy_checkpoint, check_pair, check_video_pair, imagine, plan, side_by_side
+from ..modeling.adapter_base import adapter_folder
+from ..modeling.adapters import adapters_of, attach, merge_adapters, quiet_peft, require_same_base
 from ..modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction
 from ..modeling.vpdd.processing_vpdd import VPDDProcessor
 from ..saving import save_policy
@@ -85,6 +87,11 @@ class VPDDPipeline(DiffusionPipeline):
         self._guidance_scale = 1.0
         self._num_timesteps = 0
         self._interrupt = False
+        # Each adapter comes with a processor. One that was loaded along with the model is part of the pipeline: its
+        # base may be a model of video alone.
+        self._own_adapters = adapters_of(model)
+        self._own_processor = processor
+        self._adapter_processors: dict = dict.fromkeys(self._own_adapters, processor)
 
     # ---- what callbacks look at -------------------------------------------------------------------------------------
 
@@ -258,6 +265,73 @@ class VPDDPipeline(DiffusionPipeline):
         known = ("revision", "cache_dir", "token", "local_files_only", "force_download")
         options = {name: kwargs[name] for name in known if kwargs.get(name) is not None}
         return snapshot_download(pretrained_model_name, **options)
+
+    # ---- adapters ---------------------------------------------------------------------------------------------------
+
+    def load_lora_weights(self, adapter: str | os.PathLike, adapter_name: str | None = None, **kwargs) -> None:
+        """Puts a LoRA adapter of this package on the model and switches to it, processor included: its action bins
+        and statistics are part of what it learned.
+
+        Args:
+            adapter: Folder or Hub id. It has to belong to the model of this pipeline: load an adapter of its own with
+                `VPDDPipeline.from_pretrained(ADAPTER)`.
+            adapter_name: For `set_adapters`. Default: "default", "adapter_1", ...
+            kwargs: `revision`, `token`, `cache_dir`, ... for the download.
+
+        Raises:
+            InputError: No adapter, one of another model, or one without a processor.
+        """
+        held = adapters_of(self.model)
+        name = adapter_name or ("default" if not held else f"adapter_{len(held)}")
+        if name in held:
+            raise InputError(f"adapter_name: there is an adapter {name!r} already; choose another name.")
+        folder = adapter_folder(adapter, kwargs)
+        if folder is None:
+            raise InputError(f"adapter: {adapter} holds no adapter of this package.")
+        if not (folder / "processor_config.json").is_file():
+            raise InputError(f"adapter: {adapter} has no processor (processor_config.json is missing).")
+        require_same_base(self.model, folder, str(adapter))
+        processor = VPDDProcessor.from_pretrained(folder)
+        check_pair(self.model, processor)
+        attach(self.model, folder, name, str(adapter))
+        self._adapter_processors[name] = processor
+        self.set_adapters(name)
+
+    def set_adapters(self, adapter_name: str | list[str]) -> None:
+        """Switches to one of the adapters that were loaded, and to its processor.
+
+        One at a time: each has statistics and action bins of its own, and these cannot be added up.
+        """
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        held = adapters_of(self.model)
+        if len(names) != 1:
+            raise InputError(
+                f"set_adapters: one adapter at a time, got {names}. Each has action bins of its own, which do not mix."
+            )
+        if names[0] not in held:
+            raise InputError(f"set_adapters: no adapter {names[0]!r} is loaded; there are {held or 'none'}.")
+        self.model.set_adapter(names[0])
+        self.processor = self._adapter_processors[names[0]]
+
+    def get_active_adapters(self) -> list[str]:
+        """Name of the adapter that acts, in a list as diffusers gives it."""
+        return self.model.active_adapters() if adapters_of(self.model) else []
+
+    def unload_lora_weights(self) -> None:
+        """Takes off what `load_lora_weights` put on: model and processor are those the pipeline was made with."""
+        added = [name for name in adapters_of(self.model) if name not in self._own_adapters]
+        if self._own_adapters:
+            self.set_adapters(self._own_adapters[0])
+        if added:
+            with quiet_peft():
+                self.model.delete_adapter(added)
+        self._adapter_processors = dict.fromkeys(self._own_adapters, self._own_processor)
+        self.processor = self._own_processor
+
+    def fuse_lora(self) -> None:
+        """Merges the adapter that acts into the weights, for good: the speed of a model without adapters."""
+        merge_adapters(self.model)
+        self._own_adapters, self._adapter_processors, self._own_processor = [], {}, self.processor
 
     def save_pretrained(self, save_directory: str | os.PathLike, max_shard_size: str | int = "5GB", **kwargs) -> None:
         """Writes the one-folder layout of this package, not a sub-folder per component."""

@@ -66,6 +66,7 @@ class RobotPolicyPipeline(Pipeline):
     _load_tokenizer = False
 
     def __init__(self, model, *args, processor=None, **kwargs):
+        processor = processor_of_adapter(model, processor)
         check_pair(model, processor)
         self._rankers: dict = {}
         super().__init__(model, *args, processor=processor, **kwargs)
@@ -153,6 +154,23 @@ class RobotPolicyPipeline(Pipeline):
         from ..hub.push import push_saved
 
         return push_saved(self.save_pretrained, repo_id, **kwargs)
+
+
+def processor_of_adapter(model, processor):
+    """The processor to use: `pipeline("robot-policy", model=ID)` of an adapter on the Hub loads its base's, with the
+    statistics of other data. Where it did so, the adapter's own takes its place."""
+    base, folder = getattr(model, "adapter_base", None), getattr(model, "adapter_folder", None)
+    if processor is None or folder is None or os.path.isdir(model.name_or_path):
+        return processor
+    from transformers import AutoProcessor
+
+    try:
+        # as it is now, which is what transformers took, and as it was
+        of_base = [AutoProcessor.from_pretrained(base.name, revision=which) for which in {None, base.revision}]
+    except (OSError, InputError):  # the base has none: this one was given
+        return processor
+    given = processor.to_dict()
+    return AutoProcessor.from_pretrained(folder) if given in [one.to_dict() for one in of_base] else processor
 
 
 class ShippedModel(dict):

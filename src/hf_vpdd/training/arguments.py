@@ -44,6 +44,7 @@ from .families import (
     config_class,
     set_elsewhere,
 )
+from .lora_arguments import LoraArguments
 from .options import DataArguments, TrainArguments
 
 
@@ -152,8 +153,11 @@ def load_recipe(
         "init_from": own.get("init_from") or content.get("init_from"),
         "resume": own.get("resume", content.get("resume", "auto")),
     }
-    for key, value in {**(overrides or {}), **more}.items():
+    given = {**(overrides or {}), **more}
+    for key, value in given.items():
         _apply_override(stage, values, general, key, value)
+    if issubclass(option_class, LoraArguments):
+        option_class.settle(values[stage], {key.removeprefix(f"{stage}.") for key in given})
 
     previous = PREVIOUS_STAGE[stage]
     if general["init_from"] is None and previous and root:
@@ -215,7 +219,8 @@ def build_parser(stage: str, description: str | None = None) -> argparse.Argumen
     for section, cls in (("data", DataArguments), ("train", TrainArguments), (stage, STAGE_ARGUMENTS[stage])):
         group = parser.add_argument_group(f"{section}: {cls.__doc__.splitlines()[0].rstrip('.')}")
         hints = typing.get_type_hints(cls)
-        for f in dataclasses.fields(cls):
+        own = vars(cls).get("__annotations__", {})  # inherited options, shared with other stages, come last
+        for f in sorted(dataclasses.fields(cls), key=lambda f: f.name not in own):
             default = f.default_factory() if f.default is dataclasses.MISSING else f.default
             if section == "train":
                 default = TRAIN_DEFAULTS.get(stage, {}).get(f.name, default)

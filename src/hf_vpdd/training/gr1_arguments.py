@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from .fields import arg, check_fraction, check_min
+from .lora_arguments import LoraArguments
 
 
 _ADAMW = {"weight_decay": 0.0, "betas": (0.9, 0.999), "schedule": "cosine", "final_learning_rate_ratio": 0.01}
@@ -50,7 +51,7 @@ class Gr1PretrainArguments:
 
 
 @dataclass
-class Gr1FinetuneArguments:
+class Gr1FinetuneArguments(LoraArguments):
     """Options of training/finetune.py --model gr1."""
 
     predict_ahead: int = arg(3, "the frame to predict, in steps of the window after each step")
@@ -71,22 +72,12 @@ class Gr1FinetuneArguments:
     execute: int | None = arg(None, "steps of each predicted chunk the policy runs (default: the whole chunk)")
     paraphrase_prob: float = arg(0.0, "share of samples whose instruction is replaced by a training paraphrase, 0..1")
     picture_samples: int = arg(8, "rows in the picture of predictions")
-    lora: bool = arg(False, "train low-rank adapters on the trunk, and some parts whole, instead of all weights")
-    lora_r: int = arg(8, "rank of the adapters")
-    lora_alpha: int = arg(16, "scale of the adapters (effective scale alpha / r)")
-    lora_dropout: float = arg(0.0, "dropout before the adapters, 0..1")
-    lora_target_modules: str | None = arg(
-        None, "regular expression over module names (default: all linear layers of the trunk)"
-    )
-    lora_modules_to_save: list[str] | None = arg(
-        None,
-        "modules trained whole and saved with the adapters (default: action_head, and what init_from does not have)",
-    )
 
     def check(self) -> None:
         name = "gr1_finetune"
-        check_min(self, name, predict_ahead=1, picture_samples=1, lora_r=1, lora_alpha=1)
-        check_fraction(self, name, "paraphrase_prob", "lora_dropout")
+        check_min(self, name, predict_ahead=1, picture_samples=1)
+        check_fraction(self, name, "paraphrase_prob")
+        self.check_lora(name)
         if self.execute is not None:
             check_min(self, name, execute=1)
         if self.random_shift is not None:

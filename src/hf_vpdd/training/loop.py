@@ -108,7 +108,12 @@ class _Run:
             "compile gradient_checkpointing channels_last"
         ).split()
         names += ["steps"] if self.args.schedule == "constant" else []
-        return {f"train.{name}" for name in names} | {"data.root", "data.cache_dir"}
+        unused = getattr(self.recipe.options, "unused", list)()
+        return (
+            {f"train.{name}" for name in names}
+            | {"data.root", "data.cache_dir"}
+            | {f"{self.recipe.stage}.{name}" for name in unused}
+        )
 
     def _prepare_model(self) -> None:
         model, args = self.task.model, self.args
@@ -369,7 +374,7 @@ class _Run:
         self.accelerator.wait_for_everyone()
         if self.main:
             state = {
-                "model": self.bare_model.state_dict(),
+                "model": self.task.model_state(self.bare_model),
                 "ema": self.ema.state_dict() if self.ema else None,
                 "optimizer": self.optimizer.state_dict() if self.optimizer is not None else None,
                 "task": self.task.state_dict(),
@@ -396,7 +401,7 @@ class _Run:
             return
         self.step, state = loaded
         # state_dict to state_dict of the same class: no key renaming of from_pretrained in between.
-        self.bare_model.load_state_dict(state["model"])
+        self.task.load_model_state(self.bare_model, state["model"])
         if self.optimizer is not None:
             self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:

@@ -22,7 +22,8 @@ def parameter_groups(model: nn.Module, weight_decay: float, multipliers: dict[st
         if not parameter.requires_grad:
             continue
         multiplier = next((value for prefix, value in prefixes if name.startswith(prefix)), 1.0)
-        is_matrix = parameter.ndim >= 2 and "weight" in name.rsplit(".", 1)[-1] or ".lora_" in name
+        is_matrix = parameter.ndim >= 2 and "weight" in name.rsplit(".", 1)[-1]
+        is_matrix = is_matrix and "lora_magnitude_vector" not in name  # DoRA's, one number for each output
         decays = is_matrix and id(parameter) not in embeddings
         groups.setdefault((multiplier, decays), []).append(parameter)
     return [

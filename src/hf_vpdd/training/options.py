@@ -12,6 +12,7 @@ from ..errors import InputError
 from .fields import arg as _arg
 from .fields import check_fraction as _check_fraction
 from .fields import check_min as _check_min
+from .lora_arguments import LoraArguments
 
 
 @dataclass
@@ -210,7 +211,7 @@ class PretrainArguments:
 
 
 @dataclass
-class FinetuneArguments:
+class FinetuneArguments(LoraArguments):
     """Options of training/finetune.py. The comparison arms combine from_scratch, objective and trunk_lr_multiplier."""
 
     from_scratch: bool = _arg(False, "same network and VQ-VAE as init_from, but the video trunk starts random")
@@ -238,21 +239,12 @@ class FinetuneArguments:
         "numbers for 7 tokens (RLBench)",
     )
     execute: int | None = _arg(None, "steps of each predicted chunk the policy runs (default: the whole chunk)")
-    lora: bool = _arg(False, "train low-rank adapters on the trunk (and the whole action head) instead of all weights")
-    lora_r: int = _arg(8, "rank of the adapters")
-    lora_alpha: int = _arg(16, "scale of the adapters (effective scale alpha / r)")
-    lora_dropout: float = _arg(0.0, "dropout before the adapters, 0..1")
-    lora_target_modules: str | None = _arg(
-        None,
-        "regular expression over module names (default: the model's own choice, else all linear layers of the trunk)",
-    )
-    lora_modules_to_save: list[str] = _arg(["action_head"], "modules trained whole and saved with the adapters")
 
     def check(self) -> None:
-        _check_min(self, "finetune", trunk_lr_multiplier=0, state_noise=0, color_jitter=0, lora_r=1, lora_alpha=1)
+        _check_min(self, "finetune", trunk_lr_multiplier=0, state_noise=0, color_jitter=0)
         _check_min(self, "finetune", cotrain_samples=0)
         _check_fraction(self, "finetune", "paraphrase_prob")
-        _check_fraction(self, "finetune", "lora_dropout")
+        self.check_lora("finetune")
         if self.video_loss_weight is not None:
             _check_min(self, "finetune", video_loss_weight=0)
         if self.execute is not None:

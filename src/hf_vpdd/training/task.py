@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from .arguments import TrainArguments
+from .lora import load_trained_weights, trained_weights
 from .sampling import IndexSampler
 
 
@@ -82,6 +83,13 @@ class Task:
     def save_model(self, folder: Path, model: nn.Module, final: bool) -> None:
         """Write what users load. `final` is False inside a checkpoint."""
         raise NotImplementedError
+
+    def model_state(self, model: nn.Module) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps of the model: everything, or of adapters themselves and what is trained beside."""
+        return trained_weights(model)
+
+    def load_model_state(self, model: nn.Module, weights: dict[str, torch.Tensor]) -> None:
+        load_trained_weights(model, weights)
 
     def state_dict(self) -> dict[str, Any]:
         """State besides weights and optimiser that training changes."""

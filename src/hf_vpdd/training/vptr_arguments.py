@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from .fields import arg, check_fraction, check_min
+from .lora_arguments import LoraArguments
 
 
 _ADAM = {"weight_decay": 0.0, "betas": (0.9, 0.999), "clip": 0.0, "schedule": "constant", "warmup": 0.0}
@@ -77,7 +78,7 @@ class ValueArguments:
 
 
 @dataclass
-class OfflineRLArguments:
+class OfflineRLArguments(LoraArguments):
     """Options of training/offline_rl.py --model vptr."""
 
     objective: Literal["cql", "bc"] = arg("cql", "conservative Q-learning with the Cal-QL bound, or behaviour cloning")
@@ -130,6 +131,14 @@ class OfflineRLArguments:
             raise InputError(f"{name}.init must be one of {', '.join(INITS)} (or KIND:FOLDER), got {self.init!r}")
         if kind == "scratch" and self.freeze_encoders:
             raise InputError(f"{name}: freeze_encoders with init scratch would freeze random encoders")
+        if self.lora and kind == "scratch":
+            raise InputError(f"{name}: lora adapts pre-trained encoders; with init scratch they are random")
+        if self.lora and self.freeze_encoders:
+            raise InputError(
+                f"{name}: lora trains adapters on the encoders, but freeze_encoders says they stay as they are: set "
+                "one of them only"
+            )
+        self.check_lora(name)
         check_fraction(self, name, "mixing", "jitter_probability", "target_rate")
         for option in ("discount", "action_limit"):
             if not 0 < getattr(self, option) < 1:

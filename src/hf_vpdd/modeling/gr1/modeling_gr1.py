@@ -15,6 +15,7 @@ from torch import nn
 from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 
+from ..adapters import AdapterLoadingMixin
 from ..saved_files import SavedModel
 from .configuration_gr1 import GR1Config
 from .embeddings import ActionHead, ActionQueries, StateEmbedding, ViewEmbedding
@@ -28,7 +29,7 @@ from .tokens import StepLayout
 from .towers import GR1ImageTower, GR1Trunk
 
 
-class GR1PreTrainedModel(SavedModel, PreTrainedModel):
+class GR1PreTrainedModel(SavedModel, AdapterLoadingMixin, PreTrainedModel):
     config: GR1Config
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -55,7 +56,8 @@ class GR1PreTrainedModel(SavedModel, PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """As in transformers; the frozen towers stay frozen (loading makes new parameters, all of them trainable)."""
+        """As in transformers, and of adapters as in `AdapterLoadingMixin`; the frozen towers stay frozen (loading
+        makes new parameters, all of them trainable)."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.base_model.freeze_towers()

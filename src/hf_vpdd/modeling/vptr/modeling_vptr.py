@@ -14,6 +14,7 @@ from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ..adapters import AdapterLoadingMixin
 from ..saved_files import SavedModel
 from .actor_critic import Actor, Bottleneck, Critics, SquashedGaussian
 from .configuration_vptr import VPTRConfig
@@ -65,7 +66,7 @@ class VPTRSampleOutput(ModelOutput):
     actions: torch.FloatTensor | None = None
 
 
-class VPTRPreTrainedModel(SavedModel, PreTrainedModel):
+class VPTRPreTrainedModel(SavedModel, AdapterLoadingMixin, PreTrainedModel):
     config: VPTRConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"
@@ -220,6 +221,20 @@ class VPTRForRobotPolicy(VPTRPreTrainedModel):
         policy.actor_encoder.load_state_dict(weights)
         policy.critic_encoder.load_state_dict(weights)
         return policy
+
+    @classmethod
+    def load_base(cls, path, config: VPTRConfig, **kwargs):
+        """As `AdapterLoadingMixin`'s; of a value model both encoders, as training started."""
+        found, _ = VPTRConfig.get_config_dict(path, **{k: kwargs[k] for k in ("revision", "token") if k in kwargs})
+        if "VPTRForValuePrediction" not in (found.get("architectures") or ()):
+            return super().load_base(path, config, **kwargs)
+        policy = cls.from_video_pretrained(path, config, **kwargs).eval()
+        return policy, policy.own_parameters()
+
+    def own_parameters(self) -> list[str]:
+        """Names of what acts and no value model has: all but the encoders (and the temperature, which only trains)."""
+        others = ("actor_encoder.", "critic_encoder.", "log_temperature")
+        return [name for name, _ in self.named_parameters() if not name.startswith(others)]
 
     def embed_condition(
         self, encoder, task_ids=None, input_ids=None, attention_mask=None, prompt_embeds=None, goal_pixel_values=None

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ...files import atomic_path, file_sha256
+from ...modeling.quiet import quiet_transformers
 from ..arguments import DataArguments, Recipe
 from ..memory_format import to_channels_last
 
@@ -167,22 +167,6 @@ def pixels_from_uint8(frames: torch.Tensor) -> torch.Tensor:
     return frames.movedim(-1, -3).float().div_(255.0).sub_(0.5)
 
 
-@contextmanager
-def quiet_transformers():
-    """No load reports (a head that starts random is expected and checked for) and no bars for small files."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
 # -------------------------------------------------------------------------------------------------------- VQ-VAE
 
 
@@ -283,6 +267,11 @@ def require_model_folder(path: str | None, stage: str) -> Path:
 def require_processor(folder: Path) -> None:
     """Raises an InputError if a model's folder lacks the processor, whose tokenizer the next stage goes on with."""
     if not (folder / "processor_config.json").is_file():
+        if (folder / "adapter_config.json").is_file():
+            raise InputError(
+                f"init_from: {folder} holds an adapter, but no processor (processor_config.json is missing), so its "
+                "action bins and statistics are lost: copy the processor of its training run there"
+            )
         raise InputError(
             f"init_from: {folder} holds a model, but no processor (processor_config.json is missing), so there is no "
             "tokenizer for its instructions. A checkpoint converted without one: run hf-vpdd convert checkpoint again "
@@ -302,6 +291,11 @@ def folder_hash(folder: Path) -> str:
     """Hash of the weight files a run starts from."""
     files = sorted(folder.glob("*.safetensors"))
     return json.dumps({p.name: file_sha256(p)[:16] for p in files})
+
+
+def start_hash(start) -> str:
+    """Hash of all that a `Start` is made of."""
+    return folder_hash(start.weights) + (folder_hash(start.folder) if start.adapter is not None else "")
 
 
 # ------------------------------------------------------------------------------------------------------- language
@@ -346,14 +340,14 @@ def save_fine_tuned(folder: Path, model, processor, recipe: Recipe, final: bool)
     """A checkpoint's or a finished run's policy; of LoRA the adapter, and at the end the merged policy beside it."""
     import hf_vpdd
 
-    def write(policy) -> None:
-        write_folder(folder, lambda target: hf_vpdd.save_policy(target, policy, processor))
+    def write(place: Path, policy) -> None:
+        write_folder(place, lambda target: hf_vpdd.save_policy(target, policy, processor, home=place))
 
     if not recipe.options.lora:
-        write(model)
+        write(folder, model)
         return
-    from ..lora import save_adapter, save_merged
+    from ..lora import merged_copy
 
-    save_adapter(model, folder / "adapter" if final else folder, recipe.init_from)
+    write(folder / "adapter" if final else folder, model)
     if final:
-        save_merged(model, write)
+        write(folder, merged_copy(model))

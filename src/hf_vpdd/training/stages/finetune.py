@@ -13,20 +13,20 @@ import torch
 from ...errors import InputError
 from ..arguments import Recipe
 from ..loop import DiffusionTask, Evaluation, train
+from ..lora import Start, add_lora, starting_point
 from .common import (
     camera_names,
     check_model_type,
     choose_episodes,
     evaluation_rows,
-    folder_hash,
     open_store,
     quiet_transformers,
-    require_model_folder,
     require_processor,
     rows_of,
     sample_groups,
     save_fine_tuned,
     set_views,
+    start_hash,
     store_codes,
     weights_fingerprint,
 )
@@ -44,32 +44,34 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     Raises:
         InputError: a dataset without actions, no pre-trained model in `init_from`, options that contradict it.
     """
-    folder = require_model_folder(recipe.init_from, "finetune")
-    check_model_type(folder, "vpdd", "finetune")
-    require_processor(folder)
+    start = starting_point(recipe.init_from, "finetune")
+    check_model_type(start.folder, "vpdd", "finetune")
+    require_processor(start.folder)
     store = open_store(recipe, store)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
             "use training/pretrain.py for action-less video"
         )
-    return train(FinetuneTask(recipe, folder, store, codes), recipe).output_dir
+    return train(FinetuneTask(recipe, start, store, codes), recipe).output_dir
 
 
 class FinetuneTask(DiffusionTask):
-    def __init__(self, recipe: Recipe, folder: Path, store, codes):
-        options, data = recipe.options, recipe.data
+    def __init__(self, recipe: Recipe, start: Start | Path, store, codes):
+        options, data, start = recipe.options, recipe.data, starting_point(start, "finetune")
         self.recipe, self.options, self.store = recipe, options, store
         torch.manual_seed(recipe.train.seed)
         with quiet_transformers():
-            self.policy, from_policy = build_policy(recipe, folder, store)
+            self.policy, from_policy, missing = build_policy(recipe, start, store)
         config = self.policy.config
         train_episodes, held_out = choose_episodes(store, data)
         vqvae = self.policy.model.vqvae
         fingerprint = weights_fingerprint(vqvae)
         codes = store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size)
         self.policy.to("cpu")
-        self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
+        self.processor = build_processor(
+            recipe, start.folder, store, config, train_episodes, keep_statistics=from_policy
+        )
         self.windows = Windows(
             store,
             codes,
@@ -89,17 +91,14 @@ class FinetuneTask(DiffusionTask):
         self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.frozen = options.trunk_lr_multiplier == 0
         self.has_unused_parameters = config.video_loss_weight == 0 or config.action_objective == "regression"
-        self.model, trunk = self.policy, "model."
+        self.model = self.policy
+        add_lora(self.policy, options, start, missing)
         if self.frozen:
             self.policy.model.requires_grad_(False)
-        if options.lora:
-            from ..lora import add_lora
-
-            self.model, trunk = add_lora(self.policy, options), "base_model.model.model."
-        self.learning_rate_multipliers = {trunk: options.trunk_lr_multiplier}
+        self.learning_rate_multipliers = {"model.": options.trunk_lr_multiplier}
         self.fingerprints = {
             "dataset": store.fingerprint, "vqvae": fingerprint, "episodes": ",".join(map(str, train_episodes)),
-            "init_from": folder_hash(folder), "from_scratch": str(options.from_scratch), "lora": str(options.lora),
+            "init_from": start_hash(start), "from_scratch": str(options.from_scratch), "lora": str(options.lora),
             "trunk_lr_multiplier": str(options.trunk_lr_multiplier), "objective": config.action_objective,
         }  # fmt: skip
 
@@ -146,12 +145,13 @@ class FinetuneTask(DiffusionTask):
         save_fine_tuned(folder, model, self.processor, self.recipe, final)
 
 
-def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
-    """The policy to train, and whether it was one already (then its action bins and statistics are kept)."""
+def build_policy(recipe: Recipe, start: Start, store) -> tuple[Any, bool, list[str]]:
+    """The policy to train, whether it was one already (then its action bins and statistics are kept), and the names of
+    the parameters that `start` did not have."""
     from ...modeling.vpdd.configuration_vpdd import VPDDConfig
     from ...modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction
 
-    options = recipe.options
+    options, folder = recipe.options, start.folder
     base = VPDDConfig.from_pretrained(folder)
     from_policy = "VPDDForRobotPolicy" in (base.architectures or ()) and not options.from_scratch
     changes = {
@@ -173,16 +173,20 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
         config = VPDDConfig.from_dict({**base.to_dict(), **changes})
     except Exception as error:  # strict dataclass errors have no common public base class
         raise InputError(f"the model section does not fit {folder}: {error}") from error
+    if options.from_scratch and start.adapter is not None:
+        raise InputError(
+            f"from_scratch would take nothing from the adapter {start.name}: name its base with init_from"
+        )
     if options.from_scratch:
         donor = VPDDForVideoPrediction.from_pretrained(folder, dtype=torch.float32) if not _is_policy(base) else (
             VPDDForRobotPolicy.from_pretrained(folder, dtype=torch.float32)
         )  # fmt: skip
         policy = VPDDForRobotPolicy(config)
         policy.model.vqvae.load_state_dict(donor.model.vqvae.state_dict())
-        return policy, False
+        return policy, False, []
     try:
         policy, info = VPDDForRobotPolicy.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True
+            start.weights, config=config, dtype=torch.float32, output_loading_info=True
         )
     except RuntimeError as error:
         raise InputError(
@@ -195,7 +199,7 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool]:
             f"the weights in {folder} do not fit the model section: {wrong[:5]} are missing or of another shape. Keep "
             "the trunk as it was pre-trained"
         )
-    return policy, from_policy
+    return policy, from_policy, sorted(info["missing_keys"])
 
 
 def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[int], keep_statistics: bool):

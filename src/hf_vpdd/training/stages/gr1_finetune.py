@@ -9,18 +9,18 @@ import torch
 from ...errors import InputError
 from ..arguments import Recipe
 from ..loop import Evaluation, Task, train
+from ..lora import Start, add_lora, starting_point
 from .common import (
     camera_names,
     check_model_type,
     choose_episodes,
-    folder_hash,
     open_store,
     quiet_transformers,
-    require_model_folder,
     require_processor,
     sample_groups,
     save_fine_tuned,
     set_views,
+    start_hash,
 )
 from .gr1_common import Gr1Windows, VideoScore, frame_features, prediction_picture
 
@@ -39,28 +39,30 @@ def run_gr1_finetune(recipe: Recipe, store: Any = None) -> Path:
     Raises:
         InputError: a dataset without actions, no GR-1 in `init_from`, options that contradict it.
     """
-    folder = require_model_folder(recipe.init_from, "finetune")
-    check_model_type(folder, "gr1", "finetune --model gr1")
-    require_processor(folder)
+    start = starting_point(recipe.init_from, "finetune")
+    check_model_type(start.folder, "gr1", "finetune --model gr1")
+    require_processor(start.folder)
     store = open_store(recipe, store)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
             "use training/pretrain.py --model gr1 for action-less video"
         )
-    return train(Gr1FinetuneTask(recipe, folder, store), recipe).output_dir
+    return train(Gr1FinetuneTask(recipe, start, store), recipe).output_dir
 
 
 class Gr1FinetuneTask(Task):
-    def __init__(self, recipe: Recipe, folder: Path, store):
-        options, data = recipe.options, recipe.data
+    def __init__(self, recipe: Recipe, start: Start | Path, store):
+        options, data, start = recipe.options, recipe.data, starting_point(start, "finetune --model gr1")
         self.recipe, self.options, self.store = recipe, options, store
         torch.manual_seed(recipe.train.seed)
         with quiet_transformers():
-            self.policy, from_policy, missing = build_policy(recipe, folder, store)
+            self.policy, from_policy, missing = build_policy(recipe, start, store)
         config = self.policy.config
         train_episodes, held_out = choose_episodes(store, data)
-        self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
+        self.processor = build_processor(
+            recipe, start.folder, store, config, train_episodes, keep_statistics=from_policy
+        )
         features = None
         if options.cache_features:
             features = frame_features(recipe, store, self.policy.model, self.processor)
@@ -72,15 +74,10 @@ class Gr1FinetuneTask(Task):
         self.sample_groups, self.group_weights = sample_groups(store, data, self.windows.train.frame_indices)
         self.has_unused_parameters = config.video_loss_weight == 0
         self.model = self.policy
-        if options.lora:
-            from ..lora import add_lora
-
-            if options.lora_modules_to_save is None:
-                options.lora_modules_to_save = _modules_of(missing)
-            self.model = add_lora(self.policy, options)
+        add_lora(self.policy, options, start, missing)
         self.fingerprints = {
             "dataset": store.fingerprint, "episodes": ",".join(map(str, train_episodes)),
-            "init_from": folder_hash(folder), "from_scratch": str(options.from_scratch), "lora": str(options.lora),
+            "init_from": start_hash(start), "from_scratch": str(options.from_scratch), "lora": str(options.lora),
         }  # fmt: skip
 
     def batch(self, indices):
@@ -138,12 +135,12 @@ class Gr1FinetuneTask(Task):
         save_fine_tuned(folder, model, self.processor, self.recipe, final)
 
 
-def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool, list[str]]:
+def build_policy(recipe: Recipe, start: Start, store) -> tuple[Any, bool, list[str]]:
     """The policy to train, whether it was one already (then its statistics are kept), and the names of the parameters
-    that `folder` did not have."""
+    that `start` did not have."""
     from ...modeling.gr1 import GR1Config, GR1ForRobotPolicy, GR1Model
 
-    options = recipe.options
+    options, folder = recipe.options, start.folder
     base = GR1Config.from_pretrained(folder)
     was_policy = "GR1ForRobotPolicy" in (base.architectures or ())
     # the tokenizer decided the text tower's sizes
@@ -157,6 +154,10 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool, list[s
         config = GR1Config.from_dict({**base.to_dict(), **changes})
     except Exception as error:  # strict dataclass errors have no common public base class
         raise InputError(f"the model section does not fit {folder}: {error}") from error
+    if options.from_scratch and start.adapter is not None:
+        raise InputError(
+            f"from_scratch would take nothing from the adapter {start.name}: name its base with init_from"
+        )
     if options.from_scratch:
         policy = GR1ForRobotPolicy(config)
         towers = GR1Model.from_pretrained(folder, dtype=torch.float32)
@@ -166,7 +167,7 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool, list[s
         return policy, False, []
     try:
         policy, info = GR1ForRobotPolicy.from_pretrained(
-            folder, config=config, dtype=torch.float32, output_loading_info=True
+            start.weights, config=config, dtype=torch.float32, output_loading_info=True
         )
     except RuntimeError as error:
         raise InputError(
@@ -174,7 +175,7 @@ def build_policy(recipe: Recipe, folder: Path, store) -> tuple[Any, bool, list[s
             f"from scratch. {error}"
         ) from error
     missing = sorted(info["missing_keys"])
-    new = () if was_policy else _NEW
+    new = () if was_policy and start.adapter is None else _NEW  # the base of an adapter may be a video model
     wrong = [k for k in missing if not k.startswith(new) or k.startswith("model.views.0.")]
     wrong = [k for k in wrong if k != "model.action_queries.chunk"] + sorted(info["mismatched_keys"])
     if wrong:
@@ -223,12 +224,3 @@ def build_processor(recipe: Recipe, folder: Path, store, config, episodes: list[
     if state is not None:
         processor.normalize_state(torch.from_numpy(state))
     return processor
-
-
-def _modules_of(parameters: list[str]) -> list[str]:
-    """The parts of the network that these parameters belong to, and the action head."""
-    parts = {"action_head"}
-    for name in parameters:
-        words = name.removeprefix("model.").split(".")
-        parts.add(".".join(words[:2]) if words[0] == "views" else words[0])
-    return sorted(parts)

@@ -15,6 +15,7 @@ from ...errors import InputError
 from ..arguments import Recipe, build_config
 from ..image_augment import jitter_colors, random_crop
 from ..loop import Evaluation, Task, train
+from ..lora import add_lora, starting_point
 from ..objectives.cql import CqlBatch, CqlSettings, SlowCritics, cql_step, draw, make_optimizers
 from ..phases import PhasedSampler
 from .common import (
@@ -22,11 +23,11 @@ from .common import (
     check_model_type,
     frame_indices,
     quiet_transformers,
-    require_model_folder,
     rows_of,
+    save_fine_tuned,
     sentences_with_paraphrases,
     spread,
-    write_folder,
+    start_hash,
 )
 from .demonstrations import (
     Transitions,
@@ -82,7 +83,7 @@ class OfflineRLTask(Task):
         self.tasks = list(dict.fromkeys(store.episode_task[e] for e in training))
         torch.manual_seed(recipe.train.seed)
         with quiet_transformers():
-            self.policy, self.processor = build_policy(recipe, store, self.tasks, training)
+            self.policy, self.processor, start = build_policy(recipe, store, self.tasks, training)
         config = self.policy.config
         words = None
         if config.condition == "text":
@@ -104,11 +105,15 @@ class OfflineRLTask(Task):
             options.bound_with_returns, options.max_backup,
         )  # fmt: skip
         self._freeze()
+        if options.lora:
+            add_lora(self.policy, options, start, self.policy.own_parameters(), parameters=("log_temperature",))
+            self._freeze_cloned()
         self.own_optimizers = options.objective == "cql"
         self.model = self.policy if self.own_optimizers else Cloning(self.policy)
         self.fingerprints = {
             "dataset": store.fingerprint, "prior": ",".join(map(str, split.prior)),
             "target": ",".join(map(str, split.target)), "init": options.init, "objective": options.objective,
+            **({} if start is None else {"init_from": start_hash(start)}),
         }  # fmt: skip
 
     def _resolve_phases(self) -> None:
@@ -128,7 +133,12 @@ class OfflineRLTask(Task):
         if options.freeze_encoders:
             policy.actor_encoder.requires_grad_(False)
             policy.critic_encoder.requires_grad_(False)
-        if options.objective == "bc":
+        self._freeze_cloned()
+
+    def _freeze_cloned(self) -> None:
+        """Cloning leaves the critics as they are."""
+        policy = self.policy
+        if self.options.objective == "bc":
             for part in (policy.critic_encoder, policy.critic_bottleneck, policy.critics, policy.log_temperature):
                 part.requires_grad_(False)
 
@@ -235,21 +245,21 @@ class OfflineRLTask(Task):
         return Evaluation(sums)
 
     def save_model(self, folder, model, final):
-        import hf_vpdd
-
-        write_folder(folder, lambda target: hf_vpdd.save_policy(target, self.policy, self.processor))
+        save_fine_tuned(folder, self.policy, self.processor, self.recipe, final)
 
 
 def build_policy(recipe: Recipe, store, tasks: list[str], training: list[int]):
-    """(VPTRForRobotPolicy with encoders from `init`, VPTRProcessor with the statistics of the training episodes)."""
+    """(VPTRForRobotPolicy with encoders from `init`, VPTRProcessor with the statistics of the training episodes, the
+    `Start` that the encoders are from, or None)."""
     from ...modeling.vpdd.instruction_tokenizer import train_tokenizer
     from ...modeling.vptr import VPTRConfig, VPTRForRobotPolicy
     from ...modeling.vptr.processing_vptr import VPTRProcessor
 
     options, data, section = recipe.options, recipe.data, dict(recipe.model)
-    folder = source = None
+    folder = source = start = None
     if options.init_kind != "scratch":
-        folder = require_model_folder(options.init_folder or recipe.init_from, "offline_rl")
+        start = starting_point(options.init_folder or recipe.init_from, "offline_rl")
+        folder = start.folder
         check_model_type(folder, "vptr", "offline_rl")
         source = VPTRConfig.from_pretrained(folder)
         if "VPTRForValuePrediction" not in (source.architectures or ()):
@@ -298,4 +308,4 @@ def build_policy(recipe: Recipe, store, tasks: list[str], training: list[int]):
         action_limit=options.action_limit,
         max_instruction_length=options.max_instruction_length if tokenizer else None,
     )  # fmt: skip
-    return policy, processor
+    return policy, processor, start
