@@ -140,6 +140,8 @@ def test_the_verb_prints_writes_and_spares_what_somebody_wrote(run, tmp_path, ca
         ("~/data/robots/mt3", "robots/mt3"),
         ("C:\\Users\\me\\data", "me/data"),
         ("outputs/mt10", "outputs/mt10"),
+        (r"(?:model\.)?trunk\.(?:\w+\.)*(?:q|v)_proj", r"(?:model\.)?trunk\.(?:\w+\.)*(?:q|v)_proj"),
+        (r"action_head\.layers\.\d+\.fc[12]", r"action_head\.layers\.\d+\.fc[12]"),
         ("user/name", "user/name"),
         ("and/or 3/4", "and/or 3/4"),
         ("https://huggingface.co/me/x", "https://huggingface.co/me/x"),

@@ -150,12 +150,15 @@ def test_an_adapter_needs_a_base_that_others_have(tmp_path, run):
 def test_an_adapter_of_this_package_is_moved_onto_its_base_on_the_hub(tmp_path, run):
     folder = finished_run(tmp_path / "adapter")
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(run), "r": 4}))
+    (folder / "adapter_config.json").write_text(
+        json.dumps({"base_model_name_or_path": str(run), "r": 4, "target_modules": r"model\.trunk\.(a|b)\.fc"})
+    )
     record = {"name": str(run), "revision": None, "architecture": "VPDDForRobotPolicy", "weights": {"a": "b"}}
     (folder / "adapter_base.json").write_text(json.dumps({**record, "relative": "../finetune"}))
     contents = look_into(folder, base_model="me/base")
     assert contents.kind == "adapter" and contents.architecture == "VPDDForRobotPolicy"
     there = json.loads(contents.files["adapter_base.json"])
+    assert json.loads(contents.files["adapter_config.json"])["target_modules"] == r"model\.trunk\.(a|b)\.fc"
     assert there == {**record, "name": "me/base", "revision": "main", "weights": {}, "relative": None}
     push = push_to_hub(folder, "me/adapter", base_model="me/base", dry_run=True)
     assert {"config.json", "adapter_base.json", "model_index.json"} <= set(push.files)

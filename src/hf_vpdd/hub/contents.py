@@ -169,7 +169,7 @@ def _adapter(folder: Path, base_model: str | None) -> Contents:
 def place_on_base(contents: Contents, revision: str | None) -> None:
     """Makes an adapter's files name its base on the Hub, at a commit of it (None: the newest)."""
     adapter = contents.adapter | {"base_model_name_or_path": contents.base, "revision": revision}
-    contents.files["adapter_config.json"] = _json(shorten_paths(adapter))
+    contents.files["adapter_config.json"] = _json(adapter)
     if contents.base_record is not None:
         at = {"name": contents.base, "revision": revision or "main", "weights": {}, "relative": None}
         contents.files[ADAPTER_BASE] = _json(contents.base_record | at)
