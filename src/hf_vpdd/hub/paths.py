@@ -4,8 +4,8 @@ import re
 from typing import Any
 
 
-# An absolute path of POSIX or Windows: at the start of a text, or after a space, quote, equals sign, bracket or comma. A
-# backslash without a drive is none: regular expressions (of LoRA's targets) are full of them.
+# An absolute path of POSIX or Windows: at the start of a text, or after a space, quote, equals sign, bracket or comma.
+# A backslash without a drive is none: regular expressions (of LoRA's targets) are full of them.
 _POSIX = r"(?<![\w.:/~])~?/(?:[\w.@+-]+/)+[\w.@+-]*"
 _WINDOWS = r"(?<![\w.:/~])[A-Za-z]:\\{1,2}(?:[\w.@+-]+\\{1,2})+[\w.@+-]*"
 _PATH = re.compile(f"{_POSIX}|{_WINDOWS}")
