@@ -185,3 +185,88 @@ def write_robomimic(path: Path, lengths=(7, 9, 5), arms: int = 1) -> Path:
             pictures = np.stack([picture(frame) for frame in range(length)])
             group.create_dataset("obs/agentview_image", data=pictures, chunks=(1, SIZE, SIZE, 3), compression="gzip")
     return path
+
+
+def trajectory_arrays(steps: int = 8, cameras=("images0", "images1"), **changes) -> dict:
+    """A trajectory as Bridge's raw-to-numpy script leaves it; states and actions say which step they are."""
+    pictures = [picture(frame) for frame in range(steps + 1)]
+    rows = list(np.arange(steps + 1)[:, None] + np.arange(7) / 10)
+    every = [
+        {**dict.fromkeys(cameras, pictures[frame]), "state": rows[frame], "time_stamp": 0.2 * frame}
+        for frame in range(steps + 1)
+    ]
+    actions = [np.full(7, step / 100) for step in range(steps)]
+    made = {"observations": every[:-1], "next_observations": every[1:], "actions": actions, "terminals": [0] * steps}
+    return {**made, **changes}
+
+
+def write_bridge_npy(root: Path, split: str = "train", trajectories=None, task: str = "put_pot_on_stove") -> Path:
+    """Two trajectories of one task (the second has a sentence) as a pickled array."""
+    if trajectories is None:
+        trajectories = [trajectory_arrays(), trajectory_arrays(5, language=["put the pot on the stove"])]
+    array = np.empty(len(trajectories), object)
+    array[:] = trajectories
+    folder = root / "rss" / "toykitchen2" / task / "00" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    np.save(folder / "out.npy", array)
+    return root
+
+
+def write_bridge_tfrecord(root: Path, split: str = "train", examples=None) -> Path:
+    """The same trajectories as TFRecord: `examples` are the records' bytes."""
+    if examples is None:
+        examples = [example(trajectory_tensors(steps)) for steps in (8, 5)]
+    folder = root / "rss" / "toykitchen2" / "put_pot_on_stove" / "00" / split
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "out.tfrecord").write_bytes(b"".join(map(record, examples)))
+    return root
+
+
+def trajectory_tensors(steps: int) -> dict[str, np.ndarray]:
+    made = trajectory_arrays(steps)
+    tensors = {}
+    for part in ("observations", "next_observations"):
+        tensors[f"{part}/images0"] = np.array([step["images0"] for step in made[part]], np.uint8)
+        tensors[f"{part}/state"] = np.array([step["state"] for step in made[part]], np.float32)
+    ends = np.zeros(steps, bool)
+    return tensors | {"actions": np.array(made["actions"], np.float32), "terminals": ends, "truncates": ends}
+
+
+def record(data: bytes) -> bytes:
+    """One record of a TFRecord file, with sums taken bit by bit."""
+
+    def masked(part: bytes) -> bytes:
+        state = 0xFFFFFFFF
+        for byte in part:
+            state ^= byte
+            for _ in range(8):
+                state = state >> 1 ^ (0x82F63B78 if state & 1 else 0)
+        state ^= 0xFFFFFFFF
+        return (((state >> 15 | state << 17) + 0xA282EAD8) & 0xFFFFFFFF).to_bytes(4, "little")
+
+    length = len(data).to_bytes(8, "little")
+    return length + masked(length) + data + masked(data)
+
+
+def example(tensors: dict[str, np.ndarray]) -> bytes:
+    """A `tf.train.Example` of serialized tensors, as `tf.io.serialize_tensor` writes them."""
+
+    def number(value: int) -> bytes:
+        parts = []
+        while value > 127:
+            parts.append(value & 127 | 128)
+            value >>= 7
+        return bytes([*parts, value])
+
+    def field(place: int, value) -> bytes:
+        if isinstance(value, int):
+            return number(place << 3) + number(value)
+        return number(place << 3 | 2) + number(len(value)) + value
+
+    kinds = {"float32": 1, "uint8": 4, "bool": 10}
+    entries = b""
+    for name, array in tensors.items():
+        shape = b"".join(field(2, field(1, size)) for size in array.shape)
+        tensor = field(1, kinds[str(array.dtype)]) + field(2, shape) + field(4, array.tobytes())
+        entries += field(1, field(1, name.encode()) + field(2, field(1, field(1, tensor))))
+    return field(1, entries)

@@ -114,6 +114,18 @@ def _cut(name):
     return lambda root: (root / name).write_bytes((root / name).read_bytes()[:-200])
 
 
+def _noise(name):
+    """Random bytes in the middle of the pictures."""
+
+    def breaking(root):
+        data = bytearray((root / name).read_bytes())
+        first = len(data) // 3
+        data[first : first + 400] = np.random.default_rng(0).integers(0, 256, 400, np.uint8).tobytes()
+        (root / name).write_bytes(data)
+
+    return breaking
+
+
 def _info(**entries):
     def change(root):
         path = root / "meta/info.json"
@@ -131,6 +143,10 @@ BROKEN = {
     "no episode table": (_unlink("meta/episodes/chunk-000/file-000.parquet"), "lacks meta/episodes"),
     "cut rows": (_cut("data/chunk-000/file-000.parquet"), "file-000.parquet cannot be read"),
     "cut video": (_cut("videos/observation.images.corner2/chunk-000/file-000.mp4"), "file-000.mp4"),
+    "noise in the video": (
+        _noise("videos/observation.images.corner2/chunk-000/file-000.mp4"),
+        "file-000.mp4 cannot be",
+    ),
     "cut info": (_cut("meta/info.json"), "info.json is not valid JSON"),
     "no stats": (_unlink("meta/stats.json"), "has no statistics"),
     "unknown version": (_info(codebase_version="v4.2"), "format 'v4.2'"),

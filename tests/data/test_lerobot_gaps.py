@@ -14,13 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from hf_vpdd.data import video_backends
+from hf_vpdd.data import open_dataset, video_backends
 from hf_vpdd.data.lerobot import LeRobotDataset
 from hf_vpdd.data.video_backends import TorchcodecReader, describe_backend, resolve_backend
 from hf_vpdd.errors import InputError
 from tests.fakehub import FakeHub
 
 from .conftest import FPS, make_episodes, read_numbers, write_dataset
+from .video_files import write_video
 
 
 KEY = "observation.images.corner2"
@@ -120,8 +121,12 @@ def test_entries_of_the_wrong_type_are_named(tmp_path, dataset_root, entry, valu
 STREAM = """
 import sys
 mode, sys.argv[0] = sys.argv[1], "hf-vpdd"  # as the command line: without loading torch
-from hf_vpdd.data.lerobot import LeRobotDataset
-dataset = LeRobotDataset("me/arm", streaming=mode == "streaming")
+from hf_vpdd.data import LeRobotDataset, open_dataset
+if mode == "whole":
+    dataset = LeRobotDataset("me/arm")
+else:
+    dataset = open_dataset("me/arm", streaming=True, video_backend="pyav", revision="main")
+    assert dataset.video_backend == "pyav"
 print(sorted({p.name for p in dataset.root.iterdir()}), dataset.num_frames)
 print(dataset.episode(3, images=False)["action"].shape, sorted(p.name for p in dataset.root.iterdir()))
 print(dataset.frames("corner2", 4).shape, sorted(p.name for p in dataset.root.iterdir()), len(dataset.fingerprint))
@@ -150,6 +155,22 @@ def test_from_the_hub(tmp_path, dataset_root, mode):
     assert first == ("['meta'] 83" if mode == "streaming" else f"{everything} 83")
     assert second == "(40, 2) " + ("['data', 'meta']" if mode == "streaming" else everything)
     assert third == f"(12, 48, 48, 3) {everything} 64"
+
+
+def test_the_one_door_passes_the_choices_on(dataset_root, tmp_path, monkeypatch):
+    monkeypatch.setenv(video_backends.VARIABLE, "pyav")
+    assert open_dataset(dataset_root, streaming=True, video_backend="pyav").video_backend == "pyav"
+    with pytest.raises(InputError, match="'opencv' is none of auto, pyav, torchcodec"):
+        open_dataset(tmp_path, video_backend="opencv")
+    with pytest.raises(InputError, match="revision is of LeRobot datasets on the Hub"):
+        open_dataset(dataset_root, revision="main")
+    with pytest.raises(InputError, match="hf_vpdd.data.VideoStream"):
+        open_dataset("datasets:me/videos", streaming=True)
+    write_video(tmp_path / "clips" / "a.mp4", np.arange(4) / 10)
+    assert open_dataset(tmp_path / "clips", progress=False, streaming=True).num_episodes == 1
+    monkeypatch.setattr(video_backends, "_torchcodec_problem", lambda: None)  # as if it were installed
+    with pytest.raises(InputError, match="leave video_backend at auto"):
+        open_dataset(tmp_path / "clips", progress=False, video_backend="torchcodec")
 
 
 def test_the_choice_of_decoder(dataset_root, monkeypatch):

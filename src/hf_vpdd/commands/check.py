@@ -4,6 +4,7 @@ hf-vpdd check recordings/mt10                  # everything, each picture decode
 hf-vpdd check recordings/mt10 --quick          # without decoding
 hf-vpdd check recordings/mt10 --ignore constant --json
 hf-vpdd check recordings/mt10 --model my-policy      # are the model's statistics of such data?
+hf-vpdd check codes/mt10-corner2                     # a folder of `hf-vpdd tokenize`: reads all codes again
 """
 
 import argparse
@@ -26,7 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         ["kinds of findings:", *lines, "", "Exit status: 0 nothing found, 1 something found, 2 no dataset there."]
     )
     add = parser.add_argument
-    add("dataset", metavar="DATASET", help="a dataset of any format that `hf-vpdd info` shows: a folder or a Hub id")
+    what = "a dataset of any format that `hf-vpdd info` shows: a folder or a Hub id; or a folder of video codes"
+    add("dataset", metavar="DATASET", help=what)
     add("--quick", action="store_true", help="decode no pictures; only see that the videos list every frame")
     add("--ignore", metavar="KIND", nargs="+", default=[], help="do not report these kinds")
     add("--errors-only", action="store_true", help="do not report warnings: data that is unusual but whole")
@@ -40,7 +42,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from ..data.check import check_dataset
     from ..data.findings import KINDS
+    from ..data.token_shards import is_codes_folder
 
+    if is_codes_folder(args.dataset):
+        return _check_codes(args)
     ignore = list(args.ignore) + [kind for kind, (error, _, _) in KINDS.items() if args.errors_only and not error]
     report = check_dataset(
         args.dataset, decode=not args.quick, workers=args.workers, ignore=tuple(ignore), keep=max(args.keep, 1),
@@ -58,6 +63,26 @@ def run(args: argparse.Namespace) -> int:
         if written:
             print(f"\nNew statistics: {written}")
     return 1 if report.findings else 0
+
+
+def _check_codes(args: argparse.Namespace) -> int:
+    from ..data.token_shards import read_index, verify_codes
+
+    problems, index = verify_codes(args.dataset), read_index(args.dataset)
+    if args.json:
+        about = {"root": args.dataset, "frames": index.num_frames, "shards": index.num_shards}
+        print(json.dumps(about | {"tokenizer": index.tokenizer, "findings": [text for _, text in problems]}))
+    else:
+        print(
+            f"{args.dataset}   (video codes): {index.num_frames} frames of {index.dataset}, camera {index.camera}, in "
+            f"{index.num_shards} shards; tokenizer {index.tokenizer}, {index.codes_used} of its {index.codebook_size} "
+            "codes occur"
+        )
+        for _, text in problems:
+            print(f"  {text}")
+        again = "To do: the same hf-vpdd tokenize with --verify makes these shards anew."
+        print(f"\n{len(problems)} errors. {again}" if problems else "\nNothing is wrong with it.")
+    return 1 if problems else 0
 
 
 def _write_statistics(report) -> str:

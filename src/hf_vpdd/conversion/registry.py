@@ -48,7 +48,7 @@ KINDS = {
         {
             "calvin": Source("CALVIN folders, task_X_Y or one of its splits: annotated windows", "calvin"),
             "rlbench": Source("RLBench demonstrations, PerAct's layout or RLBench's own", "rlbench"),
-            "bridge": Source("Bridge V2, raw trajectories", "bridge"),
+            "bridge": Source("Bridge V2: raw trajectories, or out.npy and out.tfrecord of its scripts", "bridge"),
             "robomimic": Source("HDF5 files of robomimic (and MimicGen)", "robomimic"),
             "libero": Source("HDF5 files of LIBERO", "libero"),
             "video": Source(

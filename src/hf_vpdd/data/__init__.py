@@ -7,6 +7,7 @@ from importlib import import_module
 
 
 _HOME = {
+    "BridgeArraysDataset": "bridge_arrays",
     "BridgeDataset": "bridge",
     "CalvinDataset": "calvin",
     "FrameStore": "frame_store",
@@ -30,6 +31,7 @@ _HOME = {
     "flatten_views": "multiview",
     "join_views": "multiview",
     "next_keyframes": "keyframes",
+    "open_codes": "token_shards",
     "open_dataset": "formats",
     "open_ego4d": "ego4d",
     "open_ssv2": "ssv2",

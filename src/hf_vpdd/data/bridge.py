@@ -5,8 +5,8 @@
     dataset.frames("images0", 0, 10, 4)              # uint8 (4, 480, 640, 3)
 
 Layout: `INSTITUTE/KITCHEN/TASK/NN/2022-01-01_00-00-00/raw/traj_groupK/trajM/` with `obs_dict.pkl`, `policy_out.pkl`,
-`images0/im_0.jpg, ...`, and `lang.txt` where someone has described it. Exports to LeRobot need none of this: they are
-opened as any LeRobot dataset.
+`images0/im_0.jpg, ...`, and `lang.txt` where someone has described it. Its numpy and TFRecord forms: `bridge_arrays`.
+Exports to LeRobot need none of this: they are opened as any LeRobot dataset.
 """
 
 import os
@@ -30,7 +30,7 @@ _NO_LAG_SINCE = datetime(2021, 7, 23)
 
 _TRAJECTORY, _CAMERA = re.compile(r"traj(\d+)"), re.compile(r"images(\d+)")
 _PICTURE = re.compile(r"im_(\d+)\.(?:jpg|jpeg|png)")
-_POSE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
+POSE = ["x", "y", "z", "roll", "pitch", "yaw", "gripper"]
 
 
 def is_bridge_folder(root: str | os.PathLike) -> bool:
@@ -63,7 +63,7 @@ class BridgeDataset(SourceDataset):
     version = "Bridge V2"
     robot_type = "widowx"
     fps = FPS
-    column_names = {"observation.state": _POSE, "action": [f"d{name}" for name in _POSE[:6]] + ["gripper"]}
+    column_names = {"observation.state": POSE, "action": [f"d{name}" for name in POSE[:6]] + ["gripper"]}
 
     def __init__(
         self,

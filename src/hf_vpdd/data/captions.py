@@ -157,7 +157,7 @@ def _csv(path: Path) -> list[tuple[str, Any]]:
 
 def _parquet(path: Path) -> list[tuple[str, Any]]:
     try:
-        rows = pq.read_table(path).to_pylist()
+        rows = pq.read_table(path, page_checksum_verification=True).to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read (cut short or not parquet): {error}") from error
     return [(f"row {number}", row) for number, row in enumerate(rows)]

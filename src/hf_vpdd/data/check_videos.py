@@ -35,7 +35,8 @@ class VideoFile:
 def check_video(video: VideoFile, fps: float, decode: bool, findings: Findings) -> None:
     """Reads the file from start to end once, decoding every frame, or only the container's list of frames.
 
-    A decoder hides damage: it repeats or patches pictures and only logs. Here it is told to stop at the first doubt.
+    A decoder hides damage: it repeats or patches pictures and only logs. `open_video` tells it to stop at the first
+    doubt.
     """
     needed = int((video.first + video.length).max())
     where = {"file": video.name, "key": video.key}
@@ -56,7 +57,6 @@ def check_video(video: VideoFile, fps: float, decode: bool, findings: Findings) 
                 times = [float(p.pts * p.time_base) for p in container.demux(stream) if p.size and p.pts is not None]
                 times.sort()
             else:
-                stream.codec_context.options = {"err_detect": "explode"}
                 for frame in container.decode(stream):
                     if frame.is_corrupt:
                         findings.add("decode", "the picture is damaged", **where, **video.place(good))

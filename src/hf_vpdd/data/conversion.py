@@ -181,7 +181,9 @@ def _convert_episode(key: int) -> tuple[int, str | None]:
         episode = source.read(key)
     except InputError as error:
         if not _worker["skip_bad"]:
-            raise
+            raise InputError(
+                f"{error}\nWhat is finished is kept: repair it and call again, or leave such episodes out: --skip-bad"
+            ) from error
         return key, str(error)
     task = episode.pop("task")
     images = {name: value for name, value in episode.items() if name.startswith(IMAGE_PREFIX)}

@@ -79,7 +79,7 @@ def statistics_mismatch(name: str, model: dict, key: str, data: dict | None) -> 
     """
     if data is None:
         return f"the model has {name}, the dataset has no {key}"
-    model = {n: np.reshape(np.asarray(v, np.float64), -1) for n, v in model.items() if v is not None}
+    model = {n: np.reshape(np.asarray(v, np.float64), -1) for n, v in model.items() if v is not None and n != "count"}
     data = {n: np.reshape(np.asarray(v, np.float64), -1) for n, v in data.items() if n != "count"}
     size = len(next(iter(model.values())))
     if any(len(value) != size for value in data.values()):

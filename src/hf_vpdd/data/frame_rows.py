@@ -14,11 +14,19 @@ class FrameRows:
 
     def __init__(self, parts: Sequence[np.ndarray], rows: np.ndarray | None = None):
         self._parts = list(parts)
+        # Indexing a memmap costs several times what indexing the same memory as a plain array does.
+        self._plain = [part.view(np.ndarray) if isinstance(part, np.memmap) else part for part in self._parts]
         self._ends = np.cumsum([len(part) for part in parts])
+        self._starts = self._ends - [len(part) for part in parts]
         self.rows = rows  # into the parts laid end to end; None: all of them
         self.shape = (int(self._ends[-1]) if rows is None else len(rows), *parts[0].shape[1:])
         self.dtype = parts[0].dtype
         self.ndim = len(self.shape)
+
+    @property
+    def parts(self) -> list[np.ndarray]:
+        """The arrays it was made of."""
+        return list(self._parts)
 
     def __len__(self) -> int:
         return self.shape[0]
@@ -29,7 +37,7 @@ class FrameRows:
             index, rest = index[0], index[1:]
         if isinstance(index, slice):
             if self.rows is None and len(self._parts) == 1:
-                picked = np.asarray(self._parts[0][index])
+                picked = np.asarray(self._plain[0][index])
                 return picked[(slice(None), *rest)] if rest else picked
             index = np.arange(len(self))[index]
         index = np.asarray(index)
@@ -43,14 +51,19 @@ class FrameRows:
 
     def _gather(self, rows: np.ndarray) -> np.ndarray:
         if len(self._parts) == 1:
-            return np.asarray(self._parts[0][rows])
-        output = np.empty((*rows.shape, *self.shape[1:]), self.dtype)
-        part_of = np.searchsorted(self._ends, rows, side="right")
-        for number in np.unique(part_of):
-            here = part_of == number
-            first = self._ends[number] - len(self._parts[number])
-            output[here] = self._parts[number][rows[here] - first]
-        return output
+            return np.asarray(self._plain[0][rows])
+        flat = rows.reshape(-1)
+        part_of = np.searchsorted(self._ends, flat, side="right")
+        # Sorted by part, so that the cost grows with the rows and the parts they touch, not with their product.
+        order = np.argsort(part_of, kind="stable")
+        part_of = part_of[order]
+        local = flat[order] - self._starts[part_of]
+        ends = np.flatnonzero(np.diff(part_of, append=-1)) + 1
+        output, begin = np.empty((len(flat), *self.shape[1:]), self.dtype), 0
+        for number, end in zip(part_of[ends - 1].tolist(), ends.tolist()):
+            output[order[begin:end]] = self._plain[number][local[begin:end]]
+            begin = end
+        return output.reshape(*rows.shape, *self.shape[1:])
 
     def __array__(self, dtype=None, copy=None) -> np.ndarray:
         return np.asarray(self[:], dtype=dtype)

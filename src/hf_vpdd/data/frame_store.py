@@ -25,8 +25,8 @@ from tqdm import tqdm
 from ..errors import InputError
 from ..files import atomic_path
 from .formats import open_dataset
+from .frame_numbers import read_numbers, remembered_numbers
 from .frame_rows import FrameRows
-from .keyframes import find_keyframes
 from .lerobot import LeRobotDataset
 from .video import iterate_numbered_frames
 
@@ -89,6 +89,8 @@ class FrameStore:
         cache_dir: str | os.PathLike | None = None,
         progress: bool = True,
         fps: float | None = None,
+        decode: bool = True,
+        dataset: LeRobotDataset | None = None,
     ) -> "FrameStore":
         """Opens the cache of a dataset, decoding its videos first when there is none that fits.
 
@@ -100,21 +102,31 @@ class FrameStore:
             cache_dir: Where caches lie; `<root>/.cache/hf_vpdd` by default.
             progress: Show a bar while decoding.
             fps: Frames per second that videos are cut into; their own rate if not given.
+            decode: False: where there is no cache none is made; each frame is decoded when it is asked for
+                (`video_frames`).
+            dataset: What `root` is, if it was opened already.
 
         Raises:
             InputError: The dataset is missing, half-written or broken; no such camera; NaN in a state or an action.
         """
         if image_size < 1:
             raise InputError(f"image_size is {image_size}; it must be at least 1")
-        dataset = open_dataset(root, progress, fps)
+        dataset = dataset or open_dataset(root, progress, fps)
         key = dataset.camera_key(camera)
         whole = f"{dataset.fingerprint}/{key}/{image_size}/{_FORMAT}"
         fingerprint = hashlib.sha256(whole.encode()).hexdigest()
         cache_dir = Path(cache_dir) if cache_dir is not None else _cache_root(dataset) / ".cache" / "hf_vpdd"
         origin = f"{dataset.root.resolve()} {getattr(dataset, 'variant', '')}".strip()
         place = cache_dir / f"frames-{key.rsplit('.', 1)[-1]}-{image_size}-{fingerprint[:16]}"
-        if not (place / "store.json").is_file():
-            arrays = _read_numbers(dataset)
+        there = (place / "store.json").is_file()
+        if not there and not decode:
+            from .video_frames import VideoFrames, build_options
+
+            arrays = remembered_numbers(dataset, cache_dir)
+            options = build_options(root, camera, image_size, cache_dir, progress, fps)
+            frames = VideoFrames(dataset, key, image_size, options)
+        elif not there:
+            arrays = read_numbers(dataset)
             _check_room(cache_dir, dataset.num_frames * image_size**2 * 3)
             try:
                 with atomic_path(place) as temporary:
@@ -130,10 +142,12 @@ class FrameStore:
                 if not (place / "store.json").is_file():  # else another process was faster, and its result is as good
                     raise
             _remove_outdated(place, origin, key, image_size)
-        with np.load(place / "numbers.npz") as numbers:
-            arrays = dict(numbers)
+        if there or decode:
+            with np.load(place / "numbers.npz") as numbers:
+                arrays = dict(numbers)
+            frames = np.load(place / "frames.npy", mmap_mode="r")
         return FrameStore(
-            frames=FrameRows([np.load(place / "frames.npy", mmap_mode="r")]),
+            frames=FrameRows([frames]),
             state=arrays.get("state"),
             action=arrays.get("action"),
             episode_from=dataset.episodes.start,
@@ -335,39 +349,6 @@ class FrameStore:
             picked = episodes[:k] if generator is None else generator.choice(episodes, k, replace=False).tolist()
             chosen += picked
         return self.subset(chosen)
-
-
-def _read_numbers(dataset: LeRobotDataset) -> dict[str, np.ndarray]:
-    names = {
-        "observation.state": "state",
-        "action": "action",
-        "keyframe": "keyframe",
-        "observation.joint_velocities": "velocities",
-    }
-    present = [key for key in names if key in dataset.features]
-    arrays = {}
-    for key, value in dataset.columns(present).items():
-        value = value.astype(np.float32).reshape(len(value), -1)
-        bad = np.flatnonzero(~np.isfinite(value).all(axis=1))
-        if len(bad):
-            row = int(bad[0])
-            episode = int(np.searchsorted(dataset.episodes.start, row, side="right")) - 1
-            raise InputError(
-                f"{dataset.root}: {key} is NaN or infinite in {len(bad)} frames, first in episode {episode}, "
-                f"frame {row - dataset.episodes.start[episode]}: {value[row].tolist()}; remove the episode or record "
-                "it again"
-            )
-        arrays[names[key]] = value
-    velocities = arrays.pop("velocities", None)
-    if "keyframe" in arrays:
-        arrays["keyframe"] = arrays["keyframe"][:, 0] > 0
-    elif velocities is not None and "action" in arrays:
-        arrays["keyframe"] = np.zeros(len(velocities), bool)
-        for start, length in zip(dataset.episodes.start, dataset.episodes.length):
-            rows = slice(start, start + length)
-            found = find_keyframes(arrays["action"][rows, -1] > 0.5, velocities[rows])
-            arrays["keyframe"][start + found] = True
-    return arrays
 
 
 def _cache_root(dataset) -> Path:

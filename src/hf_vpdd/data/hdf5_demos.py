@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .source_dataset import SourceDataset, choose_cameras, natural
+from .source_dataset import SKIP_HINT, SourceDataset, choose_cameras, natural
 
 
 ENDINGS = (".hdf5", ".h5")
@@ -101,8 +101,10 @@ class HDF5Dataset(SourceDataset):
                 self._about[name] = about = _read_about(path)
                 names += [f"{name}:{demo}" for demo in about.demos]
             except InputError as error:
-                if not skip_bad or _h5py_missing():
+                if _h5py_missing():
                     raise
+                if not skip_bad:
+                    raise InputError(f"{error}; {SKIP_HINT}") from error
                 broken.append({"episode": name, "reason": str(error)})
         if not names:
             raise InputError(broken[0]["reason"])

@@ -21,6 +21,7 @@ from ..errors import InputError
 from .lerobot_files import (
     RECORD_AGAIN,
     check_info,
+    check_type,
     decode_image,
     is_depth,
     merge_statistics,
@@ -180,6 +181,12 @@ class LeRobotDataset:
         path = self.episodes.data_files[self.episodes.data_file[index]]
         if self._table is None or self._table[0] != path:
             self._table = (path, read_parquet(self._here(path), leave_out=self._camera_keys))
+            missing = set(self.features) - set(self._camera_keys) - set(self._table[1].column_names)
+            if missing:
+                raise InputError(
+                    f"{path} lacks the columns {sorted(missing)} that meta/info.json promises; it has "
+                    f"{self._table[1].column_names}"
+                )
         table = self._table[1].slice(start, length)
         if table.num_rows != length:
             raise InputError(f"{path} ends inside episode {index}: {table.num_rows} of {length} rows; {RECORD_AGAIN}")
@@ -263,6 +270,8 @@ class LeRobotDataset:
         for key in self._video_keys:
             wanted += [f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
         table = pa.concat_tables([read_parquet(path, wanted) for path in paths])
+        for name in wanted:
+            check_type(table, name, paths[0], float if name.endswith("timestamp") else str if name == "tasks" else int)
         column = {name: table.column(name).to_numpy() for name in wanted if name != "tasks"}
         number = table.num_rows
         if (column["episode_index"] != np.arange(number)).any():
@@ -288,9 +297,12 @@ class LeRobotDataset:
 
     def _read_v2(self) -> tuple[list[str], EpisodeTable]:
         meta = self.root / "meta"
-        rows = read_json_lines(meta / "tasks.jsonl")
+        rows = read_json_lines(meta / "tasks.jsonl", {"task_index": int, "task": str})
         tasks = [row["task"] for row in sorted(rows, key=lambda row: row["task_index"])]
-        episodes = sorted(read_json_lines(meta / "episodes.jsonl"), key=lambda row: row["episode_index"])
+        if sorted(row["task_index"] for row in rows) != list(range(len(rows))):
+            raise InputError(f"{meta / 'tasks.jsonl'}: task_index does not count from 0 without gaps")
+        episodes = read_json_lines(meta / "episodes.jsonl", {"episode_index": int, "length": int, "tasks": list})
+        episodes = sorted(episodes, key=lambda row: row["episode_index"])
         number = len(episodes)
         if [row["episode_index"] for row in episodes] != list(range(number)):
             raise InputError(f"{meta / 'episodes.jsonl'} does not count its episodes from 0 without gaps")

@@ -11,8 +11,10 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..errors import InputError
+from .png_sums import png_damage
 
 
+_PLACES = ("chunk_index", "file_index", "video_key", "episode_chunk", "episode_index")  # in paths, v3.0 and v2.x
 RECORD_AGAIN = "run `hf-vpdd record` again with the same --out (it resumes where it stopped)"
 
 
@@ -25,13 +27,20 @@ def read_json(path: Path) -> dict:
         raise InputError(f"{path} is not valid JSON: {error}") from error
 
 
-def read_json_lines(path: Path) -> list[dict]:
+def read_json_lines(path: Path, types: dict[str, type] | None = None) -> list[dict]:
+    """The objects of a file, one a line; `types` are keys that all must have."""
     if not path.is_file():
         raise InputError(f"{path} is missing; copy the dataset again")
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        rows = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InputError(f"{path} is not valid JSON lines: {error}") from error
+    for number, row in enumerate(rows, 1):
+        for key, kind in (types or {}).items():
+            value = row.get(key) if isinstance(row, dict) else None
+            if type(value) is not kind:
+                raise InputError(f"{path}: row {number}: {key} must be of type {kind.__name__}, found {str(row)[:80]}")
+    return rows
 
 
 def read_parquet(path: Path, columns: list[str] | None = None, leave_out: Sequence[str] = ()) -> pa.Table:
@@ -39,7 +48,7 @@ def read_parquet(path: Path, columns: list[str] | None = None, leave_out: Sequen
     if not path.is_file():
         raise InputError(f"{path} is missing; copy the dataset again, or {RECORD_AGAIN}")
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             missing = [name for name in columns or [] if name not in names]
             if missing:
@@ -52,7 +61,7 @@ def read_parquet(path: Path, columns: list[str] | None = None, leave_out: Sequen
 def read_rows(path: Path, column: str, first: int, count: int) -> pa.ChunkedArray:
     """Rows of one column, of which no more is read than the groups of rows that hold them."""
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if column not in file.schema_arrow.names:
                 raise InputError(f"{path} has no column {column!r}; its columns are {file.schema_arrow.names}")
             sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -99,6 +108,10 @@ def check_info(info: dict, path: Path) -> None:
             continue
         if not isinstance(template, str) or ".." in Path(template).parts or Path(template).is_absolute():
             raise InputError(f"{path}: {name} is {template!r}; expected a path within the dataset")
+        try:
+            template.format_map(dict.fromkeys(_PLACES, 0))
+        except (KeyError, IndexError, ValueError, AttributeError, TypeError) as error:
+            raise InputError(f"{path}: {name} is {template!r}, which cannot be filled: {error!r}") from error
 
 
 def is_depth(feature: dict) -> bool:
@@ -109,12 +122,27 @@ def is_depth(feature: dict) -> bool:
     return bool(about.get("is_depth_map") or about.get("video.is_depth_map")) or channels == 1 or shape[-1:] == [1]
 
 
+def check_type(table: pa.Table, name: str, path: Path, kind: type) -> None:
+    """A column holds whole numbers (int), numbers (float) or lists of texts (str), and all rows have one."""
+    found = table.schema.field(name).type
+    fits = pa.types.is_integer(found) or (kind is float and pa.types.is_floating(found))
+    if kind is str:
+        is_list = pa.types.is_list(found) or pa.types.is_large_list(found)
+        fits = is_list and (pa.types.is_string(found.value_type) or pa.types.is_large_string(found.value_type))
+    if not fits or table.column(name).null_count:
+        what = {int: "whole numbers", float: "numbers", str: "lists of texts"}[kind]
+        raise InputError(f"{path}: column {name} must hold {what}, found {found}; copy the dataset again")
+
+
 def tasks_of_table(table: pa.Table, path: Path) -> list[str]:
     # pandas names an index without a name "__index_level_0__"; some writers leave the task there.
     name = next((n for n in ("task", "__index_level_0__") if n in table.column_names), None)
     if name is None or "task_index" not in table.column_names:
         raise InputError(f"{path} needs the columns task and task_index; it has {table.column_names}")
-    rows = sorted(zip(table.column("task_index").to_pylist(), table.column(name).to_pylist()))
+    rows = list(zip(table.column("task_index").to_pylist(), table.column(name).to_pylist()))
+    if any(type(index) is not int or type(task) is not str for index, task in rows):
+        raise InputError(f"{path}: task_index must hold whole numbers and {name} texts, found {str(rows[0])[:80]}")
+    rows.sort()
     if [index for index, _ in rows] != list(range(len(rows))):
         raise InputError(f"{path}: task_index does not count from 0 without gaps")
     return [task for _, task in rows]
@@ -144,8 +172,10 @@ def to_numpy(column: pa.ChunkedArray, name: str, path: Path) -> np.ndarray:
 def decode_image(cell: dict | None, root: Path, key: str, episode: int, depth: bool) -> np.ndarray:
     """One cell of an image feature, {"bytes", "path"} as `datasets` stores it: (H, W, 3), of depth (H, W, 1)."""
     try:
-        source = io.BytesIO(cell["bytes"]) if cell.get("bytes") else root / cell["path"]
-        with Image.open(source) as image:
+        data = cell["bytes"] if cell.get("bytes") else (root / cell["path"]).read_bytes()
+        if damage := png_damage(data):
+            raise ValueError(damage)
+        with Image.open(io.BytesIO(data)) as image:
             if not depth:
                 return np.asarray(image.convert("RGB"))
             pixels = np.asarray(image)

@@ -29,6 +29,7 @@ __all__ = ["LeRobotWriter", "encode_video"]
 
 IMAGE_PREFIX = "observation.images."
 CHUNK_SIZE = 1000
+_PARQUET = {"write_page_checksum": True}  # else a flipped bit is another number, and nobody sees it
 # Columns that the writer makes itself, with their types.
 INDEX_FEATURES = {
     "timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64",
@@ -349,7 +350,7 @@ class LeRobotWriter:
         path = self._data_path()
         if self._data_writer is None:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._data_writer = pq.ParquetWriter(path, table.schema, compression="snappy")
+            self._data_writer = pq.ParquetWriter(path, table.schema, compression="snappy", **_PARQUET)
         self._data_writer.write_table(table)
         if path.stat().st_size >= self.data_file_mb * 1e6:
             self._close_data_file()
@@ -380,7 +381,7 @@ class LeRobotWriter:
             {"name": "task", "field_name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
         ]
         pandas = {"index_columns": ["task"], "column_indexes": [], "columns": columns, "pandas_version": "2.0.0"}
-        pq.write_table(table.replace_schema_metadata({b"pandas": json.dumps(pandas).encode()}), path)
+        pq.write_table(table.replace_schema_metadata({b"pandas": json.dumps(pandas).encode()}), path, **_PARQUET)
 
     def _write_episodes(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -391,7 +392,7 @@ class LeRobotWriter:
         zeros = np.zeros(len(self.episodes), np.int64)
         table = pa.table(arrays | {"meta/episodes/chunk_index": zeros, "meta/episodes/file_index": zeros})
         with atomic_path(path) as temporary:
-            pq.write_table(table, temporary)
+            pq.write_table(table, temporary, **_PARQUET)
 
     def _info(self) -> dict:
         number = len(self.episodes)

@@ -63,7 +63,20 @@ def read_object_npy(path: str | os.PathLike) -> Any:
     Raises:
         InputError: The file is missing, damaged, holds an array of numbers, or needs code to be loaded.
     """
-    path = Path(path)
+    return _read_objects(Path(path), 0, "one Python object (np.save of a dictionary)").item()
+
+
+def read_object_list_npy(path: str | os.PathLike) -> list:
+    """The list of Python objects that `np.save` wrote.
+
+    Raises:
+        InputError: As `read_object_npy`.
+    """
+    return list(_read_objects(Path(path), 1, "a list of Python objects (np.save of dictionaries)"))
+
+
+def _read_objects(path: Path, ndim: int, expected: str) -> np.ndarray:
+    """The array of objects in an npy file."""
     if not path.is_file():
         raise InputError(f"{path} is missing")
     with open(path, "rb") as file:
@@ -73,11 +86,9 @@ def read_object_npy(path: str | os.PathLike) -> Any:
             shape, _, dtype = read_header(file)
         except Exception as error:  # see above
             raise InputError(f"{path} is not a file of np.save (cut short or damaged): {error}") from error
-        if dtype.kind != "O" or shape != ():
-            raise InputError(
-                f"{path} holds an array of {dtype} {shape}; expected is one Python object (np.save of a dictionary)"
-            )
+        if dtype.kind != "O" or len(shape) != ndim:
+            raise InputError(f"{path} holds an array of {dtype} {shape}; expected is {expected}")
         value = read_pickle(file, path)
-    if not isinstance(value, np.ndarray) or value.shape != () or value.dtype.kind != "O":
-        raise InputError(f"{path} is damaged: expected an array of one object, found a {type(value).__name__}")
-    return value.item()
+    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype.kind != "O":
+        raise InputError(f"{path} is damaged: expected an array of objects {shape}, found a {type(value).__name__}")
+    return value

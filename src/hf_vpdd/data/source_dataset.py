@@ -20,9 +20,11 @@ from tqdm import tqdm
 
 from ..errors import InputError
 from .lerobot import IMAGE_PREFIX, EpisodeTable
+from .png_sums import png_damage
 
 
 _AXES = ["height", "width", "channels"]
+SKIP_HINT = "repair it, or convert the others: hf-vpdd convert dataset --skip-bad"
 _ROUNDING = 1e-5  # of actions that are at their limit
 
 
@@ -93,7 +95,7 @@ class SourceDataset:
                 kept.append((number, length, sentence))
             except InputError as error:
                 if not skip_bad:
-                    raise
+                    raise InputError(f"{error}; {SKIP_HINT}") from error
                 self.skipped.append({"episode": name, "reason": str(error)})
         while kept:
             self._fill(kept)
@@ -102,7 +104,7 @@ class SourceDataset:
                 break
             except InputError as error:
                 if not skip_bad:
-                    raise
+                    raise InputError(f"{error}; {SKIP_HINT}") from error
                 self.skipped.append({"episode": self.episode_names[0], "reason": str(error)})
                 kept = kept[1:]
         if not kept:
@@ -266,7 +268,8 @@ class SourceDataset:
             if value.dtype.kind not in "fiub":
                 raise InputError(f"{what}: expected numbers, found {value.dtype}")
             if value.dtype.kind == "f":
-                value = numbers[key] = value.astype(np.float32)
+                with np.errstate(over="ignore"):  # what is beyond float32 becomes infinite, which is told below
+                    value = numbers[key] = value.astype(np.float32)
             shape = value.shape[1:] if features is None else tuple(features[key]["shape"])
             shape = () if value.ndim == 1 and shape == (1,) else shape
             if value.shape != (length, *shape):
@@ -319,8 +322,12 @@ def read_picture(path: Path) -> np.ndarray:
     """
     try:
         # Read at once: Pillow would decode lazily, and report a file that is cut short later or not at all.
-        with Image.open(io.BytesIO(path.read_bytes())) as image:
-            return np.asarray(image.convert("RGB"))
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            picture = np.asarray(image.convert("RGB"))
+        if damage := png_damage(data):
+            raise ValueError(damage)
+        return picture
     except FileNotFoundError:
         raise InputError(f"{path} is missing; copy it again") from None
     except UnidentifiedImageError:  # its message has an address in it, which is another each time

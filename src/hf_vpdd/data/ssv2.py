@@ -40,7 +40,8 @@ def is_ssv2(root: str | os.PathLike) -> bool:
     root = Path(root).expanduser()
     if root.is_file():
         return root.suffix == ".json" and _split_of(root) is not None and _video_folder(root.parent) is not None
-    return root.is_dir() and find_labels(root) is not None
+    # Of another split too: without the labels of training it is that they are missing, not a folder of videos.
+    return root.is_dir() and any(find_labels(root, split) is not None for split in SPLITS)
 
 
 def _split_of(labels: Path) -> str | None:

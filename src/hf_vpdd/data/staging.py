@@ -34,7 +34,8 @@ def claim(root: Path, plan: dict[str, Any], kind: str) -> Path | None:
     staging, info = root / ".staging", root / "meta" / "info.json"
     if info.is_file():
         _compare(json.loads(info.read_text()).get(kind), plan, root, "holds another dataset")
-        shutil.rmtree(staging, ignore_errors=True)  # killed between the last rename and the clearing up
+        for leftover in (staging, root / ".partial"):  # killed between the last rename and the clearing up
+            shutil.rmtree(leftover, ignore_errors=True)
         return None
     if (staging / "plan.json").is_file():
         found = json.loads((staging / "plan.json").read_text())

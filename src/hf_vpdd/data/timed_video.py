@@ -24,6 +24,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from ..errors import InputError
+from .png_sums import png_damage
 from .video import open_video
 
 
@@ -324,8 +325,23 @@ def _probe_folder(folder: Path, rate: float | None) -> VideoFacts:
             f"{folder} is a folder of pictures and does not say how many a second; give `fps` in the captions file's "
             "row, or --picture-rate"
         )
+    missing = _missing_number(files)
+    if missing is not None:
+        raise InputError(
+            f"{folder}: picture {missing} is missing between {files[0].name} and {files[-1].name}, what follows would "
+            "come too early; copy the folder again"
+        )
     height, width = _read_picture(files[0]).shape[:2]
     return VideoFacts(0.0, len(files) / rate, rate, height, width)
+
+
+def _missing_number(files: list[Path]) -> int | None:
+    """The first that is missing of pictures that are counted 1, 2, 3, ...; other numbers may be times of day."""
+    numbers = [int(found[-1]) for path in files if (found := re.findall(r"\d+", path.stem))]
+    steps = np.diff(numbers)
+    if len(numbers) < len(files) or len(steps) < 2 or steps.min() < 1 or np.median(steps) != 1:
+        return None
+    return None if steps.max() == 1 else numbers[int(np.argmax(steps > 1))] + 1
 
 
 def _iterate_folder(folder: Path, times: np.ndarray, rate: float) -> Iterator[np.ndarray]:
@@ -338,7 +354,11 @@ def _iterate_folder(folder: Path, times: np.ndarray, rate: float) -> Iterator[np
 
 def _read_picture(path: Path) -> np.ndarray:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        data = path.read_bytes()
+        with Image.open(io.BytesIO(data)) as image:
+            picture = np.asarray(image.convert("RGB"))
+        if damage := png_damage(data):
+            raise ValueError(damage)
+        return picture
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise InputError(f"picture {path} cannot be read: {error}") from error

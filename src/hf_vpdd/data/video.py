@@ -118,6 +118,8 @@ def open_video(path: str | os.PathLike, threads: int = 1) -> av.container.InputC
         container.close()
         raise InputError(f"video file {path} is of no kind that can be decoded (damaged?)")
     context.thread_count = threads
+    # Else a decoder repeats or patches damaged pictures, says nothing, and they are trained on.
+    context.options = {"err_detect": "explode"}
     return container
 
 

@@ -36,6 +36,9 @@ class _Stream(IterableDataset):
     def resume(self, batches: int, batch_size: int) -> "_Stream":
         """A copy that begins after so many batches of this process.
 
+        Exact as long as the workers take turns: always in streams without an end, and in others until the first
+        worker has no more (whose files are of very different length, that is before the end).
+
         Args:
             batches: How many the DataLoader of this process has given; with workers, they took turns.
             batch_size: Of that DataLoader, and of the next one.

@@ -91,9 +91,10 @@ class WindowDataset(StoreDataset):
             batch["pixel_values"] = store.view_clips(k, self.history_frames, self.history_stride)
         if self.codes is not None:
             views = store.num_frames * np.arange(len(store.cameras))
-            future = np.minimum(k + self.predict_ahead, last)
-            batch["history_codes"] = self.codes[k[:, None] + views].astype(np.int64)
-            batch["video_codes"] = self.codes[future[:, None] + views].astype(np.int64)
+            # One gather for both: with many shards the cost is that of the shards touched.
+            moments = np.stack([k, np.minimum(k + self.predict_ahead, last)])
+            codes = self.codes[moments[:, :, None] + views].astype(np.int64)
+            batch["history_codes"], batch["video_codes"] = codes
         if store.state is not None:
             batch["state"] = store.state[k]
         if self.with_actions:

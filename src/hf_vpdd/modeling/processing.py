@@ -14,6 +14,7 @@ from ..errors import InputError
 # A state this many standard deviations out says nothing more than "far out"; without the limit a dimension that hardly
 # moved in the demonstrations could put huge numbers into the network.
 STATE_LIMIT = 10.0
+_QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
 
 
 # ---- what comes in ----------------------------------------------------------------------------------------------
@@ -122,6 +123,16 @@ def statistic_rows(values, name: str) -> np.ndarray:
     if rows.ndim != 2 or 0 in rows.shape or not np.isfinite(rows).all():
         raise InputError(f"{name}: expected finite numbers (N, D) to take statistics of, got {rows.shape}.")
     return rows
+
+
+def row_statistics(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """Of rows (N, D): mean, std (of the population), min, max, quantiles q01 to q99, each (D,), and count (1,), by
+    LeRobot's definitions: what is saved with a processor beside what it scales by."""
+    quantiles = np.quantile(rows, list(_QUANTILES.values()), axis=0)
+    return {
+        "mean": rows.mean(axis=0), "std": rows.std(axis=0), "min": rows.min(axis=0), "max": rows.max(axis=0),
+        **dict(zip(_QUANTILES, quantiles)), "count": np.array([len(rows)]),
+    }  # fmt: skip
 
 
 def plain_lists(stats: Mapping | None, name: str, required: Sequence[str]) -> dict | None:

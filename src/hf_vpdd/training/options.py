@@ -4,6 +4,7 @@
 """
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import yaml
@@ -53,6 +54,11 @@ class DataArguments:
     )
     frame_stride: int = _arg(1, "train on windows that start at every n-th frame")
     cache_dir: str | None = _arg(None, "folder of decoded frames and tokens (default: beside the dataset)")
+    codes: list[str] | None = _arg(
+        None,
+        "folder(s) of video codes by `hf-vpdd tokenize`; VPDD's pretrain and finetune read no video then, except what "
+        "the model sees besides (default: those beside the dataset, made if they are not there)",
+    )
 
     def check(self) -> None:
         if not self.root:
@@ -60,6 +66,13 @@ class DataArguments:
                              "(make one with `hf-vpdd record --out data/metaworld`)")  # fmt: skip
         for root in self.root:
             self.cameras(root)
+        for folder in self.codes or ():
+            if not Path(folder).is_dir():
+                raise InputError(
+                    f"data.codes: {folder} is no folder; make it: hf-vpdd tokenize DATASET --vqvae CKPT --out {folder}"
+                )
+        if self.codes == []:
+            raise InputError("data.codes is empty: name a folder of hf-vpdd tokenize, or leave it out")
         self._check_weights()
         self._check_fps()
         _check_min(self, "data", image_size=8, demo_draw=0, val_episodes_per_task=0, history_stride=1, frame_stride=1)

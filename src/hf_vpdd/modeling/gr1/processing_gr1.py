@@ -18,6 +18,7 @@ from ..processing import (
     check_size,
     check_tokenizer,
     plain_lists,
+    row_statistics,
     scale_from_unit,
     scale_to_unit,
     standardize,
@@ -57,7 +58,8 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
         normalization: "raw" or "statistics".
         max_instruction_length: Tokens an instruction is padded or cut to: static shapes.
         state_stats: {"mean": [...], "std": [...], "min": [...], "max": [...]} per dimension, in robot units.
-        action_stats: {"min": [...], "max": [...]} per dimension.
+        action_stats: {"min": [...], "max": [...]} per dimension: the range that is scaled. Quantiles and count of the
+            demonstrations may stand in both.
 
     Use `GR1Processor.from_dataset_stats(...)` to fit statistics to demonstrations.
     """
@@ -112,10 +114,9 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
             raise InputError(f"normalization: {self.normalization!r} is none of {', '.join(NORMALIZATIONS)}.")
         for name, size in (("state", self.state_dim), ("action", self.action_dim)):
             stats = getattr(self, f"{name}_stats")
-            if stats is not None and len(next(iter(stats.values()))) != size:
-                raise InputError(
-                    f"{name}_stats: of {len(next(iter(stats.values())))} dimensions, but {name}_dim is {size}."
-                )
+            found = size if stats is None else len(stats["mean" if name == "state" else "min"])
+            if found != size:
+                raise InputError(f"{name}_stats: of {found} dimensions, but {name}_dim is {size}.")
 
     state_history = True  # for controllers: a window has a state for every frame, not only for the newest
 
@@ -153,12 +154,12 @@ class GR1Processor(SavedProcessor, ProcessorMixin):
             actions = statistic_rows(actions, "actions")
             low = actions.min(axis=0) if action_low is None else np.broadcast_to(action_low, actions.shape[1:])
             high = actions.max(axis=0) if action_high is None else np.broadcast_to(action_high, actions.shape[1:])
-            action_stats = {"min": low, "max": high, "mean": actions.mean(axis=0), "std": actions.std(axis=0)}
+            action_stats = row_statistics(actions) | {"min": low, "max": high}
             kwargs["action_dim"] = actions.shape[1]
         kwargs["state_dim"] = 0
         if state is not None:
             state = statistic_rows(state, "state")
-            state_stats = {"mean": state.mean(0), "std": state.std(0), "min": state.min(0), "max": state.max(0)}
+            state_stats = row_statistics(state)
             kwargs["state_dim"] = state.shape[1]
         return cls(
             tokenizer=tokenizer,

@@ -22,6 +22,7 @@ from ..processing import (
     check_size,
     check_tokenizer,
     plain_lists,
+    row_statistics,
     scale_from_unit,
     scale_to_unit,
     stack_states,
@@ -58,7 +59,8 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
         num_action_bins: Width of the action vocabulary; dimensions may use fewer (`valid_bins`).
         max_instruction_length: Tokens an instruction is padded or cut to: static shapes.
         state_stats: {"mean": [...], "std": [...]} per state dimension, in robot units.
-        action_stats: {"min": [...], "max": [...]} (and mean, std) per action dimension.
+        action_stats: {"min": [...], "max": [...]} per action dimension: the legal range. Mean, deviation, quantiles
+            and count of the demonstrations may stand in both.
         action_bins: What `fit_action_bins` returns.
         action_layout: What an action in robot units is. "vector": one number per token dimension. "pose": RLBench's
             [x, y, z, qx, qy, qz, qw, gripper_open], 8 numbers for 7 token dimensions (see `pose_actions`).
@@ -188,15 +190,11 @@ class VPDDProcessor(SavedProcessor, ProcessorMixin):
                 actions = pose_to_vector(torch.from_numpy(actions)).double().numpy()
             else:
                 bins = fit_action_bins(actions, num_action_bins, action_low, action_high)
-            action_stats = {
-                "min": [entry["low"] for entry in bins],
-                "max": [entry["high"] for entry in bins],
-                "mean": actions.mean(axis=0),
-                "std": actions.std(axis=0),
-            }
+            limits = {"min": [entry["low"] for entry in bins], "max": [entry["high"] for entry in bins]}
+            action_stats = row_statistics(actions) | limits
         if state is not None:
             state = statistic_rows(state, "state")
-            state_stats = {"mean": state.mean(axis=0), "std": state.std(axis=0)}
+            state_stats = row_statistics(state)
         return cls(
             tokenizer=tokenizer,
             num_action_bins=num_action_bins,

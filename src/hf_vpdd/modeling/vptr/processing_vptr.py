@@ -18,6 +18,7 @@ from ..processing import (
     check_size,
     check_tokenizer,
     plain_lists,
+    row_statistics,
     scale_from_unit,
     stack_states,
     standardize,
@@ -46,6 +47,8 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
         action_limit: Actions are cut to +-this in training (the squashed Gaussian never reaches 1), spec §2.3.
         max_instruction_length: Tokens a sentence is padded or cut to; None without a tokenizer.
         execute: Steps of a plan a controller carries out: 1, as long as plans have one step.
+        action_stats: What a dataset's actions are held against: {"min": [...], "max": [...]} and more, as for
+            `state_stats`; None if the policy did not learn recorded actions. Nothing is scaled by it.
     """
 
     history_frames = 1  # the actor has no memory, and plans one step
@@ -67,6 +70,7 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
         action_limit=0.99,
         max_instruction_length=None,
         execute=None,
+        action_stats=None,
     ):
         if image_processor is None:
             image_processor = VPTRImageProcessorPil(size=224 if image_size is None else image_size)
@@ -81,6 +85,7 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
         self.tasks = None if tasks is None else list(tasks)
         self.state_stats = plain_lists(state_stats, "state_stats", ("mean", "std"))
         self.action_low, self.action_high = (_plain_list(v) for v in (action_low, action_high))
+        self.action_stats = plain_lists(action_stats, "action_stats", ("min", "max"))
         self.action_limit = action_limit
         self.max_instruction_length = max_instruction_length
         if tokenizer is not None and max_instruction_length is None:
@@ -176,7 +181,7 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
                 spans; actions of other data beyond it are cut.
             kwargs: The other arguments of `VPTRProcessor`.
         """
-        low = high = stats = None
+        low = high = stats = action_stats = None
         if actions is not None:
             actions = statistic_rows(actions, "actions")
             low = actions.min(axis=0) if action_low is None else np.broadcast_to(action_low, actions.shape[1:])
@@ -187,10 +192,11 @@ class VPTRProcessor(SavedProcessor, ProcessorMixin):
                     f"actions: dimension {int(flat[0])} never moves (always {float(low[flat[0]]):g}), so its range is "
                     "unknown: give action_low and action_high."
                 )
+            action_stats = row_statistics(actions) | {"min": low, "max": high}
         if state is not None:
             state = statistic_rows(state, "state")
-            stats = {"mean": state.mean(axis=0), "std": state.std(axis=0)}
-        return cls(state_stats=stats, action_low=low, action_high=high, **kwargs)
+            stats = row_statistics(state)
+        return cls(state_stats=stats, action_low=low, action_high=high, action_stats=action_stats, **kwargs)
 
     def require_policy_statistics(self, state_dim: int | None = None) -> None:
         """Raises an `InputError` that names the first statistic a policy needs and this processor lacks."""

@@ -16,13 +16,13 @@ from torch.nn import functional as F
 from ...errors import InputError
 from ...files import atomic_path, file_sha256
 from ..arguments import DataArguments, Recipe
-from ..memory_format import to_channels_last
 
 
-def open_store(recipe: Recipe, store: Any = None, video_only: bool = False):
+def open_store(recipe: Recipe, store: Any = None, video_only: bool = False, decode: bool = True):
     """The decoded frames of `recipe.data` (built once and cached), or `store` if it was loaded already.
 
     Args:
+        decode: False for stages that read video codes: frames that are not decoded yet are left so.
         video_only: for networks that look at each picture by itself. Every camera of every root is then a recording of
             its own (spec §3.4: views are independent rows in pre-training); roots may differ in cameras, frame rate,
             states and actions. Otherwise a store with one view per camera, for policies, whose roots must agree.
@@ -41,6 +41,7 @@ def open_store(recipe: Recipe, store: Any = None, video_only: bool = False):
                     cache_dir=data.cache_dir,
                     progress=recipe.train.progress,
                     fps=data.rate(root),
+                    decode=decode,
                 )
                 for root in data.root
             ]
@@ -198,8 +199,10 @@ def weights_fingerprint(model: torch.nn.Module) -> str:
 def store_codes(
     recipe: Recipe, store, vqvae, codes: Any = None, fingerprint: str | None = None, pixel_size: int | None = None
 ):
-    """Codes uint16 (N, t, h, w) of every frame of the store, from the cache where the same VQ-VAE has made them; for a
-    store with views a list of them, one per camera. Each camera of each root has a cache of its own.
+    """Codes uint16 (N, t, h, w) of every frame of the store; for a store with views a list of them, one per camera.
+
+    They come from `data.codes` (of `hf-vpdd tokenize`), or else from the dataset's cache where the same VQ-VAE has
+    made them, or are made there now. Each camera of each root has a folder of its own.
 
     Args:
         codes: checked and given back. pixel_size: of the frames the model takes (default: what the model section says
@@ -213,12 +216,12 @@ def store_codes(
                 f"{len(store.cameras)} camera(s) of the store"
             )
         return codes
-    from accelerate import PartialState
+    from ...data.frame_rows import FrameRows
+    from ...data.token_shards import find_codes, open_codes
+    from ...data.tokens import identity_of, tokenize
+    from ..video_codes import make_encoder, share_of_processes
 
-    from ...data.frame_store import FrameRows
-    from ...data.tokens import tokenize
-
-    config, device = vqvae.config, PartialState().device
+    config, share = vqvae.config, share_of_processes()
     if config.clip_frames > 1 and recipe.data.history_stride > 1:
         raise InputError(
             "data.history_stride must be 1 for a tokenizer that encodes clips: codes are made of consecutive frames"
@@ -227,27 +230,23 @@ def store_codes(
     if size != recipe.data.image_size:
         wants = f"the VQ-VAE was trained on {size} px" if size == config.image_size else f"the policy reads {size} px"
         raise InputError(f"data.image_size is {recipe.data.image_size}, {wants}")
-    vqvae = to_channels_last(vqvae.to(device)).eval()
-    bf16 = recipe.train.mixed_precision == "bf16" and device.type == "cuda"
-
-    @torch.inference_mode()
-    def encode(frames: np.ndarray) -> np.ndarray:
-        pixels = pixels_from_uint8(torch.from_numpy(np.ascontiguousarray(frames)).to(device))
-        pixels = resize(pixels, config.image_size).transpose(1, 2)
-        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-            return vqvae.encode(pixels).cpu().numpy()
+    fingerprint = fingerprint or weights_fingerprint(vqvae)
+    shapes = {"clip_frames": config.clip_frames, "codebook_size": config.codebook_size}
+    encode, dtype = make_encoder(vqvae, recipe.train.mixed_precision)
 
     def codes_of(part):
         if part.pieces:
-            return FrameRows.concat([FrameRows([codes_of(piece)]) for piece in part.pieces])
+            return FrameRows.concat([codes_of(piece) for piece in part.pieces])
+        if recipe.data.codes is not None:
+            wanted = identity_of(part, config.latent_shape, fingerprint, **shapes)
+            what = f"{part.name}, camera {part.camera!r}, {part.image_size} px, {part.fps:g} fps"
+            return open_codes(find_codes(recipe.data.codes, wanted, what), wanted)
         return tokenize(
-            part, encode, config.latent_shape, fingerprint, clip_frames=config.clip_frames,
-            progress=recipe.train.progress,
+            part, encode, config.latent_shape, fingerprint, dtype=dtype, share=share, progress=recipe.train.progress,
+            **shapes,
         )  # fmt: skip
 
-    fingerprint = fingerprint or weights_fingerprint(vqvae)
-    with main_process_first():
-        return [codes_of(view) for view in store.views] if store.views else codes_of(store)
+    return [codes_of(view) for view in store.views] if store.views else codes_of(store)
 
 
 def resize(pixels: torch.Tensor, size: int) -> torch.Tensor:

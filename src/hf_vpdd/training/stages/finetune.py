@@ -27,10 +27,9 @@ from .common import (
     sample_groups,
     save_fine_tuned,
     set_views,
-    store_codes,
     weights_fingerprint,
 )
-from .windows import Windows, tensors_only
+from .windows import Windows, frames_and_codes, tensors_only
 
 
 def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
@@ -47,7 +46,7 @@ def run_finetune(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     folder = require_model_folder(recipe.init_from, "finetune")
     check_model_type(folder, "vpdd", "finetune")
     require_processor(folder)
-    store = open_store(recipe, store)
+    store = open_store(recipe, store, decode=False)
     if store.action is None:
         raise InputError(
             f"finetune needs demonstrations with actions; {store.name} has none: record them without --no-actions, or "
@@ -67,7 +66,7 @@ class FinetuneTask(DiffusionTask):
         train_episodes, held_out = choose_episodes(store, data)
         vqvae = self.policy.model.vqvae
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size)
+        codes = frames_and_codes(recipe, store, vqvae, codes, fingerprint, config, True)
         self.policy.to("cpu")
         self.processor = build_processor(recipe, folder, store, config, train_episodes, keep_statistics=from_policy)
         self.windows = Windows(

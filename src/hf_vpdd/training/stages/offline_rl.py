@@ -298,4 +298,6 @@ def build_policy(recipe: Recipe, store, tasks: list[str], training: list[int]):
         action_limit=options.action_limit,
         max_instruction_length=options.max_instruction_length if tokenizer else None,
     )  # fmt: skip
+    if options.action_labels != "recorded":
+        processor.action_stats = None  # no dataset's actions are to be like these
     return policy, processor

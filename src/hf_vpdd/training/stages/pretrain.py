@@ -26,11 +26,10 @@ from .common import (
     sentences_with_paraphrases,
     set_views,
     spread,
-    store_codes,
     weights_fingerprint,
     write_folder,
 )
-from .windows import Windows, tensors_only
+from .windows import Windows, frames_and_codes, tensors_only
 
 
 def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
@@ -45,7 +44,7 @@ def run_pretrain(recipe: Recipe, store: Any = None, codes: Any = None) -> Path:
     """
     folder = require_model_folder(recipe.init_from, "pretrain")
     check_model_type(folder, "vpdd_vqvae", "pretrain")
-    store = open_store(recipe, store, video_only=True)
+    store = open_store(recipe, store, video_only=True, decode=False)
     return train(PretrainTask(recipe, folder, store, flatten_codes(codes)), recipe).output_dir
 
 
@@ -61,7 +60,6 @@ class PretrainTask(DiffusionTask):
         with quiet_transformers():
             vqvae = VPDDVQVAE.from_pretrained(vqvae_folder, dtype=torch.float32)
         fingerprint = weights_fingerprint(vqvae)
-        codes = store_codes(recipe, store, vqvae, codes, fingerprint)
         tower = None
         if options.text_model is not None:
             tower, tokenizer = load_text_model(recipe)
@@ -70,6 +68,7 @@ class PretrainTask(DiffusionTask):
             sentences = [s for group in sentences_with_paraphrases(sorted(set(store.episode_task))) for s in group]
             tokenizer = train_tokenizer(sentences, options.vocab_size, max_length=options.max_instruction_length)
             config = pretrain_config(recipe, vqvae.config, text_config(recipe, tokenizer), store)
+        codes = frames_and_codes(recipe, store, vqvae, codes, fingerprint, config, False)
         torch.manual_seed(recipe.train.seed)
         self.model = VPDDForVideoPrediction(config)
         self.model.model.vqvae.load_state_dict(vqvae.state_dict())

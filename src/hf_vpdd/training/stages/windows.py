@@ -7,7 +7,14 @@ import torch
 
 from ..arguments import DataArguments
 from ..augment import InstructionSampler, color_jitter
-from .common import frame_indices, pixels_from_uint8, sentences_with_paraphrases, spread
+from .common import (
+    frame_indices,
+    main_process_first,
+    pixels_from_uint8,
+    sentences_with_paraphrases,
+    spread,
+    store_codes,
+)
 
 
 class Windows:
@@ -24,8 +31,7 @@ class Windows:
         held_out: list[int], eval_samples: int, actions: bool,
     ):  # fmt: skip
         self.store, self.config, self.processor, self.options = store, config, processor, options
-        head_sees = config.head_keypoints or config.action_head == "causal_multiview"
-        self.with_pixels = bool(config.image_channels or head_sees and actions)
+        self.with_pixels = sees_pixels(config, actions)
         self.with_actions = actions
         # With the codes of the history at hand, only the newest frame is still looked at.
         self._shape = dict(
@@ -115,6 +121,22 @@ class Windows:
                 inputs["actions"] = encode(batch["action"], check=False)
                 inputs["actions_is_pad"] = batch["action_is_pad"]
         return inputs
+
+
+def frames_and_codes(recipe, store, vqvae, codes, fingerprint: str, config, actions: bool):
+    """`store_codes` for a model. Where it looks at pictures too, the store's frames are decoded first, once."""
+    if sees_pixels(config, actions):
+        from ...data.video_frames import decode_frames
+
+        with main_process_first():
+            decode_frames(store)
+    return store_codes(recipe, store, vqvae, codes, fingerprint, config.pixel_size if actions else None)
+
+
+def sees_pixels(config, actions: bool) -> bool:
+    """Whether a model looks at pictures besides the codes: in pre-training, or with its action head."""
+    head_sees = config.head_keypoints or config.action_head == "causal_multiview"
+    return bool(config.image_channels or head_sees and actions)
 
 
 def tensors_only(batch: dict[str, Any]) -> dict[str, torch.Tensor]:
