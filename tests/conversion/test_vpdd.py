@@ -406,7 +406,7 @@ def test_overwrite(files):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     convert_vpdd(out, vqvae=files / "last.ckpt", overwrite=True)
     assert {path.name for path in out.iterdir()} == {
-        "README.md", "config.json", "conversion.json", "model.safetensors", "notes.txt",
+        "README.md", "config.json", "conversion.json", "hf_vpdd_auto.py", "model.safetensors", "notes.txt",
     }  # fmt: skip
     VPDDVQVAE.from_pretrained(out)
 

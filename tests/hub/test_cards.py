@@ -139,6 +139,8 @@ def test_the_verb_prints_writes_and_spares_what_somebody_wrote(run, tmp_path, ca
         ("--out=/a/b/c", "--out=b/c"),
         ("~/data/robots/mt3", "robots/mt3"),
         ("C:\\Users\\me\\data", "me/data"),
+        ("--init vptr:/work/data/values/icvf", "--init vptr:values/icvf"),
+        ("C:/Users/me/data", "me/data"),
         ("outputs/mt10", "outputs/mt10"),
         (r"(?:model\.)?trunk\.(?:\w+\.)*(?:q|v)_proj", r"(?:model\.)?trunk\.(?:\w+\.)*(?:q|v)_proj"),
         (r"action_head\.layers\.\d+\.fc[12]", r"action_head\.layers\.\d+\.fc[12]"),

@@ -99,7 +99,7 @@ def _what(contents: Contents, family: Family, base_model: str | None) -> str:
 
 def _size(contents: Contents) -> str:
     count = contents.parameters()
-    number = f"{count / 1e6:.1f} million" if count >= 1e5 else f"{count:,}"
+    number = f"{count / 1e6:.1f} million" if count >= 1e6 else f"{count:,}"
     return f"{number} numbers in the weights' files, {contents.num_bytes / 1e6:.1f} MB in all."
 
 
@@ -120,6 +120,8 @@ def _inputs(contents: Contents, family: Family) -> list[tuple[str, str, str]]:
     if stats.get("mean") and family.kind == "policy":
         spread = ", ".join(f"{m:.3g} ± {s:.2g}" for m, s in zip(stats["mean"], stats["std"]))
         rows.append(("`state`", f"({len(stats['mean'])},) float32", f"robot units; in training {spread}"))
+    elif processor.get("state_dim") and family.kind == "policy":
+        rows.append(("`state`", f"({processor['state_dim']},) float32", "robot units"))
     if processor.get("tasks"):
         rows.append(("`instruction`", "text", "one of: " + "; ".join(processor["tasks"])))
     elif "tokenizer_config.json" in contents.files:

@@ -4,9 +4,9 @@ import re
 from typing import Any
 
 
-# An absolute path of POSIX or Windows: at the start of a text, or after a space, quote, equals sign, bracket or comma.
+# An absolute path of POSIX or Windows: at the start of a text, or after a space, quote, colon, equals sign or bracket.
 # A backslash without a drive is none: regular expressions (of LoRA's targets) are full of them.
-_POSIX = r"(?<![\w.:/~])~?/(?:[\w.@+-]+/)+[\w.@+-]*"
+_POSIX = r"(?<![\w./~])(?:~|[A-Za-z]:)?/(?:[\w.@+-]+/)+[\w.@+-]*"
 _WINDOWS = r"(?<![\w.:/~])[A-Za-z]:\\{1,2}(?:[\w.@+-]+\\{1,2})+[\w.@+-]*"
 _PATH = re.compile(f"{_POSIX}|{_WINDOWS}")
 

@@ -220,7 +220,8 @@ def minimal_card(model, repo_id: str = "REPOSITORY") -> str:
         ]
     adapted, base_model, tags = "", None, ["robotics", "video-pretraining", model.config.model_type]
     if getattr(model, "peft_config", None) and (base := getattr(model, "adapter_base", None)) is not None:
-        where = f"{base.name} at {base.revision}" if base.revision else Path(base.name).name  # no paths of this machine
+        # of a folder the last name only: where it lies on this machine is nobody's business
+        where = f"{base.name} at {base.revision}" if base.revision else Path(base.name).name
         adapted = f" This is a LoRA adapter on {where}."
         tags, base_model = [*tags, "lora"], base.name if base.revision else None
     title = name if repo_id == "REPOSITORY" else repo_id.split("/")[-1]
