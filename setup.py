@@ -40,6 +40,8 @@ EXTRAS = {
     # video of other bodies: Fetch, Adroit hand, Franka kitchen
     "embodiment": ["gymnasium-robotics>=1.4", "gymnasium>=1.1", "mujoco>=3.3", "packaging>=23"],
     "lora": ["peft>=0.21"],
+    # the metrics as modules of `evaluate`; as plain functions they need nothing
+    "metrics": ["evaluate>=0.4.6"],
     "serve": ["websockets>=13"],
     "train": ["tensorboard>=2.16"],
 }
@@ -49,6 +51,7 @@ EXTRAS["dev"] = [
     *EXTRAS["lora"],
     *EXTRAS["embodiment"],
     *EXTRAS["hdf5"],
+    *EXTRAS["metrics"],
     "hypothesis>=6",
     "pytest>=8",
     "pytest-timeout>=2.3",
@@ -74,7 +77,9 @@ setup(
     python_requires=">=3.10",
     package_dir={"": "src"},
     packages=find_packages("src"),
-    package_data={"hf_vpdd": ["checkpoints/**/*", "**/*.yaml", "**/*.json", "**/*.html", "**/*.css", "**/*.js"]},
+    package_data={
+        "hf_vpdd": ["checkpoints/**/*", "**/*.yaml", "**/*.json", "**/*.md", "**/*.html", "**/*.css", "**/*.js"]
+    },
     include_package_data=False,
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS,

@@ -82,6 +82,11 @@ def make_handler(hub):
                 "disabled": False,
                 "siblings": [
                     {"rfilename": p, "size": len(d), "blobId": hashlib.sha1(d).hexdigest()}
+                    | (
+                        {"lfs": {"sha256": hashlib.sha256(d).hexdigest(), "size": len(d), "pointerSize": 130}}
+                        if p.endswith(LFS)
+                        else {}
+                    )
                     for p, d in sorted(r["files"].items())
                 ],
                 "lastModified": "2026-01-01T00:00:00.000Z",
@@ -119,6 +124,10 @@ def make_handler(hub):
             p = unquote(u.path)
             body = self._body() if self.command in ("POST", "PUT") else b""
             hub.log.append((self.command, p))
+            if "hf_bad" in self.headers.get("Authorization", ""):
+                return self._send(401, {"error": "Invalid user token."}, {"X-Error-Message": "Invalid user token."})
+            if p.startswith("/api/repos/create") and "hf_read" in self.headers.get("Authorization", ""):
+                return self._send(403, {"error": "Forbidden"}, {"X-Error-Message": "no write access"})
             if p == "/api/whoami-v2":
                 return self._send(
                     200,
@@ -193,6 +202,10 @@ def make_handler(hub):
                 if rest.startswith("paths-info/"):
                     want = json.loads(body)["paths"] if body[:1] == b"{" else parse_qs(body.decode()).get("paths", [])
                     return self._send(200, [x for x in self._tree(t, i) if x["path"] in want])
+                if rest.startswith(("tag/", "branch/")):
+                    tag = json.loads(body)["tag"] if rest.startswith("tag/") else unquote(rest.split("/", 1)[1])
+                    hub.repo(t, i).setdefault("refs", []).append(tag)
+                    return self._send(200, {})
                 if rest.startswith("refs"):
                     return self._send(
                         200,

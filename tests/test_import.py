@@ -49,16 +49,16 @@ from transformers.pipelines import PIPELINE_REGISTRY
 policy = CONFIG_MAPPING["vpdd"]
 print(json.dumps({
     "added": added,
-    "model": MODEL_MAPPING[policy].__name__,
+    "model": [model.__name__ for model in MODEL_MAPPING[policy]],
     "tokenizer": MODEL_MAPPING[hf_vpdd.VPDDVQVAEConfig].__name__,
     "processor": PROCESSOR_MAPPING[policy].__name__,
-    "gr1": [MODEL_MAPPING[CONFIG_MAPPING["gr1"]].__name__, PROCESSOR_MAPPING[CONFIG_MAPPING["gr1"]].__name__],
+    "gr1": [MODEL_MAPPING[CONFIG_MAPPING["gr1"]][0].__name__, PROCESSOR_MAPPING[CONFIG_MAPPING["gr1"]].__name__],
     "task": PIPELINE_REGISTRY.check_task("robot-policy")[1]["impl"].__name__,
     "default": PIPELINE_REGISTRY.check_task("robot-policy")[1]["default"]["model"][0],
 }))
 """
     )
-    assert found["model"] == "VPDDForRobotPolicy"
+    assert found["model"] == ["VPDDForRobotPolicy", "VPDDForVideoPrediction"]  # the first where nothing is recorded
     assert found["tokenizer"] == "VPDDVQVAE"
     assert found["processor"] == "VPDDProcessor"
     assert found["gr1"] == ["GR1ForRobotPolicy", "GR1Processor"]

@@ -18,6 +18,7 @@ from tests.pipelines.tiny_policy import observation, tiny_policy
 FILES = [
     "README.md",
     "config.json",
+    "hf_vpdd_auto.py",
     "model.safetensors",
     "model_index.json",
     "processor_config.json",

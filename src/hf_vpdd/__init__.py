@@ -44,6 +44,8 @@ _HOME = {
     "VPTRModel": "modeling.vptr.modeling_vptr",
     "VPTRProcessor": "modeling.vptr.processing_vptr",
     "ValueRanker": "value_planning",
+    "metrics_path": "metrics",
+    "push_to_hub": "hub.push",
     "save_policy": "saving",
 }
 
@@ -51,6 +53,8 @@ __all__ = ["__version__", *_HOME]
 
 if TYPE_CHECKING:  # for editors and type checkers, which cannot follow the table
     from .errors import InputError
+    from .hub.push import push_to_hub
+    from .metrics import metrics_path
     from .modeling.gr1.configuration_gr1 import GR1Config
     from .modeling.gr1.modeling_gr1 import GR1ForRobotPolicy, GR1ForVideoPrediction, GR1Model
     from .modeling.gr1.processing_gr1 import GR1Processor

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import AutoModel, AutoProcessor
 
+from .checkpoint_files import require_checkpoint
 from .errors import InputError
 from .inference import check_is_policy_checkpoint, check_pair, check_sampling, make_generator, plan
 from .registration import DEFAULT_CHECKPOINT, register
@@ -140,7 +141,7 @@ class RobotPolicy:
             kwargs: The other arguments of `RobotPolicy`.
         """
         path = str(DEFAULT_CHECKPOINT if path is None else path)
-        require_checkpoint(path)
+        require_checkpoint(path, hub_options)
         register()  # the command line imports the package without registering anything
         options = dict(hub_options or {})
         if base_model is not None:
@@ -338,22 +339,3 @@ def _state(obs: Mapping) -> np.ndarray:
 
 def _copy(image):
     return image.clone() if isinstance(image, torch.Tensor) else image.copy() if hasattr(image, "copy") else image
-
-
-def require_checkpoint(path: str) -> None:
-    """Raises an `InputError` for a local path (not a repository id) without a saved policy in it."""
-    folder = os.path.isdir(path)
-    needed = ("config.json", "processor_config.json")  # weights alone know neither action bins nor cameras
-    missing = [name for name in needed if not os.path.isfile(os.path.join(path, name))]
-    if folder and not missing:
-        return
-    if path == str(DEFAULT_CHECKPOINT):
-        raise InputError(
-            f"the checkpoint that ships with the package is missing ({path}). "
-            "Name a model: a folder or a Hub repository."
-        )
-    if folder or os.path.isabs(path) or path.startswith((".", "~")) or path.count("/") > 1:
-        reason = f"has no {missing[0]}" if folder else "does not exist"
-        raise InputError(
-            f"model: the folder {path} {reason}. Give a folder written by save_policy or training/finetune.py."
-        )

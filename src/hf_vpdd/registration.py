@@ -22,10 +22,10 @@ def register() -> None:
     from transformers.pipelines import PIPELINE_REGISTRY
 
     from .modeling.gr1.configuration_gr1 import GR1Config
-    from .modeling.gr1.modeling_gr1 import GR1ForRobotPolicy
+    from .modeling.gr1.modeling_gr1 import GR1ForRobotPolicy, GR1ForVideoPrediction
     from .modeling.gr1.processing_gr1 import GR1Processor
     from .modeling.vpdd.configuration_vpdd import VPDDConfig
-    from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy
+    from .modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy, VPDDForVideoPrediction
     from .modeling.vpdd.processing_vpdd import VPDDProcessor
     from .modeling.vptr.configuration_vptr import VPTRConfig
     from .modeling.vptr.modeling_vptr import VPTRForRobotPolicy, VPTRForValuePrediction, VPTRModel
@@ -36,9 +36,10 @@ def register() -> None:
 
     for config, model in (
         (VPDDVQVAEConfig, VPDDVQVAE),
-        (VPDDConfig, VPDDForRobotPolicy),
-        (GR1Config, GR1ForRobotPolicy),
-        # what a folder holds decides (config.architectures): nothing of a value model is in a policy
+        # what a folder holds decides (config.architectures), the first where nothing is recorded: a policy's head
+        # that starts at random is right for fine-tuning (name the class then) and dangerous for control
+        (VPDDConfig, (VPDDForRobotPolicy, VPDDForVideoPrediction)),
+        (GR1Config, (GR1ForRobotPolicy, GR1ForVideoPrediction)),
         (VPTRConfig, (VPTRForRobotPolicy, VPTRForValuePrediction, VPTRModel)),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)

@@ -1,10 +1,11 @@
 """The layout of a saved policy, decided for good: one folder, everything at its root, weights once.
 
     config.json  model.safetensors  processor_config.json  tokenizer.json  tokenizer_config.json
-    scheduler_config.json  model_index.json  README.md
+    scheduler_config.json  model_index.json  README.md  hf_vpdd_auto.py
 
 `AutoModel`, `AutoProcessor`, `pipeline("robot-policy")`, `RobotPolicy` and `VPDDPipeline` all load this folder:
-diffusers looks for a component at the root when there is no sub-folder of its name.
+diffusers looks for a component at the root when there is no sub-folder of its name. `hf_vpdd_auto.py` lets
+`AutoModel.from_pretrained(FOLDER, trust_remote_code=True)` do without `import hf_vpdd` (see `modeling.saved_files`).
 
 A policy with a LoRA adapter on it is saved as that adapter: `adapter_model.safetensors`, `adapter_config.json` and
 `adapter_base.json` stand in place of the weights, all else is the same, and the same five load it.
@@ -18,7 +19,7 @@ from pathlib import Path
 
 from .errors import InputError
 from .modeling.adapters import adapters_of, write_adapter
-from .version import __version__
+from .modeling.saved_files import minimal_card
 
 
 def save_policy(
@@ -80,29 +81,6 @@ def model_index(model, scheduler, processor) -> dict:
     components = {"model": model, "scheduler": scheduler, "processor": processor}
     index: dict = {name: [type(part).__module__, type(part).__name__] for name, part in components.items()}
     return {"_class_name": "VPDDPipeline", "_diffusers_version": diffusers.__version__, **index}
-
-
-def minimal_card(model) -> str:
-    """A README for a policy that has no card of its own yet."""
-    name = type(model).__name__
-    policy = hasattr(model, "sample_actions")
-    imports, usage = f"from hf_vpdd import {name}", f"model = {name}.from_pretrained(REPOSITORY)"
-    if policy:
-        imports = "import hf_vpdd\nfrom transformers import pipeline"
-        usage = 'policy = pipeline("robot-policy", model=REPOSITORY)'
-    elif hasattr(model, "scheduler"):
-        imports = "from hf_vpdd import VPDDPipeline"
-        usage = "pipe = VPDDPipeline.from_pretrained(REPOSITORY)  # imagines video; it knows no actions yet"
-    adapted, header = "", ""
-    if adapters_of(model) and (base := getattr(model, "adapter_base", None)) is not None:
-        name_of_base = f"{base.name} at {base.revision}" if base.revision else Path(base.name).name
-        adapted = f" This is a LoRA adapter on {name_of_base}."
-        header = "- lora\n" + (f"base_model: {base.name}\n" if base.revision else "")
-    return (
-        "---\nlibrary_name: hf_vpdd\npipeline_tag: robotics\ntags:\n- robotics\n- video-pretraining\n"
-        f"- {model.config.model_type}\n{header}---\n\n# {name}\n\nSaved with hf_vpdd {__version__}.{adapted} No "
-        f"evaluation is recorded here.\n\n```python\n{imports}\n\n{usage}\n```\n"
-    )
 
 
 def move_into(stage: Path, directory: Path) -> None:

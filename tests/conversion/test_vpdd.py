@@ -120,7 +120,7 @@ def test_a_complete_set_controls_a_robot(files, capsys):
     assert "VPDDForRobotPolicy: fine-tuned on Meta-World, 12 video codes, 12 action bins" in printed
     assert "missing" not in printed and "second copy of the tokenizer" in printed
     assert {path.name for path in out.iterdir()} == {
-        "README.md", "config.json", "conversion.json", "model.safetensors", "model_index.json",
+        "README.md", "config.json", "conversion.json", "hf_vpdd_auto.py", "model.safetensors", "model_index.json",
         "processor_config.json", "scheduler_config.json", "tokenizer.json", "tokenizer_config.json",
     }  # fmt: skip
     for name in ("README.md", "conversion.json", "config.json"):
@@ -406,7 +406,7 @@ def test_overwrite(files):
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     convert_vpdd(out, vqvae=files / "last.ckpt", overwrite=True)
     assert {path.name for path in out.iterdir()} == {
-        "README.md", "config.json", "conversion.json", "model.safetensors", "notes.txt",
+        "README.md", "config.json", "conversion.json", "hf_vpdd_auto.py", "model.safetensors", "notes.txt",
     }  # fmt: skip
     VPDDVQVAE.from_pretrained(out)
 

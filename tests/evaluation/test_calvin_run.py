@@ -13,8 +13,9 @@ from hf_vpdd.errors import InputError
 from hf_vpdd.evaluation.calvin_chains import official_chains, starting_scene
 from hf_vpdd.evaluation.calvin_policy import Needs, Pilot, load_calvin_policy
 from hf_vpdd.evaluation.calvin_report import calvin_report, calvin_summary_text
-from hf_vpdd.evaluation.calvin_results import ChainFolder, chain_scores, mean_interval, official_results, task_scores
+from hf_vpdd.evaluation.calvin_results import ChainFolder, chain_scores, official_results, task_scores
 from hf_vpdd.evaluation.calvin_run import CalvinSettings, evaluate_calvin
+from hf_vpdd.evaluation.metrics import mean_interval
 from tests.evaluation.calvin_toy import Seer, ToyCalvin
 
 

@@ -1,8 +1,17 @@
 import math
 
+import numpy as np
 import pytest
 
-from hf_vpdd.evaluation.metrics import mean_over_tasks, score, score_by_task, wilson_interval
+from hf_vpdd.errors import InputError
+from hf_vpdd.evaluation.metrics import (
+    chain_statistics,
+    mean_over_tasks,
+    score,
+    score_by_task,
+    success_rate,
+    wilson_interval,
+)
 
 
 # 5 of 10 and 96 of 100 as R gives them: prop.test(5, 10, correct=FALSE); 0 of n is z²/(n+z²).
@@ -47,3 +56,32 @@ def test_scores_count_per_task_and_average_over_tasks():
     assert (second.name, second.successes, second.episodes, second.steps) == ("b", 0, 1, None)
     assert mean_over_tasks([first, second]) == 0.375  # tasks count alike; the pooled rate would be 0.6
     assert score("all", results).rate == 0.6
+
+
+def test_success_rate_of_plain_values_equals_the_score_of_episodes():
+    found = success_rate([1, 0, True, np.bool_(False)], ["a", "b", "a", "b"])
+    assert (found["success_rate"], found["episodes"]) == (0.5, 4)
+    assert (found["low"], found["high"]) == wilson_interval(2, 4)
+    assert found["tasks"]["a"]["success_rate"] == 1 and found["mean_over_tasks"] == 0.5
+    assert success_rate([]) == {"success_rate": 0.0, "low": 0.0, "high": 1.0, "successes": 0, "episodes": 0}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: success_rate([0.5]), "true or false"),
+        (lambda: success_rate([1, 0], ["a"]), "one for each of 2"),
+        (lambda: chain_statistics([6]), r"0\.\.5"),
+        (lambda: chain_statistics([1.5]), "whole numbers"),
+        (lambda: chain_statistics([[1]]), "whole numbers"),
+    ],
+)
+def test_values_that_are_none_are_refused(call, message):
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_chains_of_another_length():
+    found = chain_statistics([3, 3, 0], chain_length=3)
+    assert found["average_length"]["mean"] == 2 and found["success_in_a_row"][2]["successes"] == 2
+    assert len(found["success_in_a_row"]) == 3

@@ -277,6 +277,7 @@ def test_round_trip_through_one_file(tmp_path):
     processor.image_processor.antialias = False
     processor.save_pretrained(tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "hf_vpdd_auto.py",
         "processor_config.json",
         "tokenizer.json",
         "tokenizer_config.json",

@@ -34,7 +34,8 @@ OBSERVATION = {**observation(1), "instruction": "press the button"}
 GREEDY = {"temperature": 0.0, "video_temperature": 0.0, "num_inference_steps": 1}
 FILES = {
     "README.md", "adapter_base.json", "adapter_config.json", "adapter_model.safetensors", "config.json",
-    "model_index.json", "processor_config.json", "scheduler_config.json", "tokenizer.json", "tokenizer_config.json",
+    "hf_vpdd_auto.py", "model_index.json", "processor_config.json", "scheduler_config.json", "tokenizer.json",
+    "tokenizer_config.json",
 }  # fmt: skip
 
 

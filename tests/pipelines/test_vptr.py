@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
 
 
 def test_every_way_gives_the_same_action(folder):
-    files = ["README.md", "config.json", "model.safetensors", "processor_config.json"]
+    files = ["README.md", "config.json", "hf_vpdd_auto.py", "model.safetensors", "processor_config.json"]
     assert sorted(path.name for path in folder.iterdir()) == files
     model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
     assert type(model) is VPTRForRobotPolicy and type(processor) is VPTRProcessor

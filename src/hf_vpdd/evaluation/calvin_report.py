@@ -33,7 +33,7 @@ def average_text(summary: Mapping[str, Any]) -> str:
 
 
 def _method(summary: Mapping[str, Any]) -> str:
-    """How the interval of the average length was made; see `calvin_results.mean_interval`."""
+    """How the interval of the average length was made; see `metrics.mean_interval`."""
     chains = summary["chains"]
     alike = all(one["successes"] in (0, chains) for one in summary["success_in_a_row"])
     return f"Wilson: all {chains} chains ended alike" if alike else f"bootstrap over {chains} chains"

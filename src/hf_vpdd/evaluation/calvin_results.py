@@ -17,16 +17,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..errors import InputError
 from ..files import atomic_write_text
 from .calvin_chains import CHAIN_LENGTH, CHAINS, TASKS
-from .metrics import Z_95, wilson_interval
+from .metrics import chain_statistics, wilson_interval
 from .results import differences, read_json
-
-
-RESAMPLES = 10_000  # of the bootstrap
 
 
 class ChainFolder:
@@ -152,44 +147,7 @@ def _check_same(marker: Path, run: Mapping[str, Any], problem: str, hint: str = 
 
 def chain_scores(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Success rates of 1..5 in a row with 95 % Wilson intervals, and the average length with its interval."""
-    done = np.array([result["done"] for result in results], int)
-    rates = []
-    for length in range(1, CHAIN_LENGTH + 1):
-        successes = int((done >= length).sum())
-        low, high = wilson_interval(successes, len(done))
-        rate = successes / len(done) if len(done) else 0.0
-        rates.append({"in_a_row": length, "successes": successes, "rate": rate, "low": low, "high": high})
-    low, high = mean_interval(done)
-    return {
-        "chains": len(done),
-        "success_in_a_row": rates,
-        "average_length": {"mean": float(done.mean()) if len(done) else 0.0, "low": low, "high": high},
-    }
-
-
-def mean_interval(done: np.ndarray) -> tuple[float, float]:
-    """95 % interval of the mean chain length: the bootstrap over chains (percentiles of 10,000 resamples, seed 0).
-
-    Chains that all ended alike leave the bootstrap nothing to vary; then each chain counts as a fraction of five in
-    Wilson's interval, which is never too narrow.
-
-    Args:
-        done: int (n,), tasks done of each chain.
-    """
-    count = len(done)
-    if not count:
-        return 0.0, float(CHAIN_LENGTH)
-    if (done == done[0]).all():
-        rate, spread = done[0] / CHAIN_LENGTH, 1 + Z_95**2 / count
-        centre = (rate + Z_95**2 / (2 * count)) / spread
-        half = Z_95 / spread * np.sqrt(rate * (1 - rate) / count + Z_95**2 / (4 * count**2))
-        low, high = CHAIN_LENGTH * np.clip([centre - half, centre + half], 0, 1)
-        return (0.0 if rate == 0 else float(low)), (float(CHAIN_LENGTH) if rate == 1 else float(high))
-    # Resampling chains is drawing how often each length occurs.
-    counts = np.bincount(done, minlength=CHAIN_LENGTH + 1)
-    drawn = np.random.default_rng(0).multinomial(count, counts / count, size=RESAMPLES)
-    low, high = np.percentile(drawn @ np.arange(CHAIN_LENGTH + 1) / count, [2.5, 97.5])
-    return float(low), float(high)
+    return chain_statistics([result["done"] for result in results], CHAIN_LENGTH)
 
 
 def task_scores(results: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

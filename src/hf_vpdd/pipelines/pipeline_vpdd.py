@@ -21,6 +21,7 @@ from huggingface_hub import snapshot_download
 
 # diffusers finds the components of foreign packages only in modules that are already imported: these have to be here
 from .. import schedulers
+from ..checkpoint_files import require_pipeline
 from ..errors import InputError
 from ..inference import check_is_policy_checkpoint, check_pair, check_video_pair, imagine, plan, side_by_side
 from ..modeling.adapter_base import adapter_folder
@@ -250,6 +251,7 @@ class VPDDPipeline(DiffusionPipeline):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, **kwargs) -> "VPDDPipeline":
         """Loads a folder written by `save_policy` (or `save_pretrained`), or a Hub repository with that content."""
+        require_pipeline(pretrained_model_name_or_path, kwargs)
         pipe = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         check_is_policy_checkpoint(pipe.model)
         return pipe
@@ -343,6 +345,15 @@ class VPDDPipeline(DiffusionPipeline):
         if push_to_hub:
             repo_id = kwargs.pop("repo_id", os.path.basename(os.path.normpath(save_directory)))
             self.push_to_hub(repo_id, **kwargs)
+
+    def push_to_hub(self, repo_id: str, **kwargs):
+        """The one-folder layout on the Hub, in one commit; options as of [`hf_vpdd.push_to_hub`]."""
+        from ..hub.push import push_saved
+
+        kwargs.pop("safe_serialization", None)
+        if kwargs.pop("variant", None) is not None or kwargs.pop("subfolder", None) is not None:
+            raise InputError("variant, subfolder: policies are saved once, at the root of their repository.")
+        return push_saved(self.save_pretrained, repo_id, **kwargs)
 
     # ---- private ----------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from transformers.pipelines import Pipeline
 
 from ..errors import InputError
 from ..inference import check_pair, make_generator, plan
+from ..modeling.saved_files import PUSHING
 from ..saving import save_policy
 from ..value_planning import as_ranker, check_candidates, plan_by_value
 
@@ -104,6 +105,12 @@ class RobotPolicyPipeline(Pipeline):
             ranker.check_policy(self.model, self.processor, count)
         return options
 
+    def __call__(self, inputs, *args, **kwargs):
+        if isinstance(inputs, (list, tuple)) and not inputs:  # transformers asks for inputs[0]
+            self._sanitize_parameters(**{k: v for k, v in kwargs.items() if k not in ("batch_size", "num_workers")})
+            return []
+        return super().__call__(inputs, *args, **kwargs)
+
     def preprocess(self, observation: Mapping):
         # transformers moves tensors and leaves the sentence alone
         inputs = self.processor.process_observations([observation])
@@ -136,7 +143,17 @@ class RobotPolicyPipeline(Pipeline):
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs) -> None:
         """Writes the whole one-folder layout. (transformers' own method forgets the processor and its statistics.)"""
+        hub = {name: kwargs.pop(name) for name in PUSHING if name in kwargs}
+        pushing = kwargs.pop("push_to_hub", False)
         save_policy(save_directory, self.model, self.processor, **kwargs)
+        if pushing:
+            self.push_to_hub(hub.pop("repo_id", os.path.basename(os.path.normpath(save_directory))), **hub)
+
+    def push_to_hub(self, repo_id: str, **kwargs):
+        """The one-folder layout on the Hub, in one commit; options as of [`hf_vpdd.push_to_hub`]."""
+        from ..hub.push import push_saved
+
+        return push_saved(self.save_pretrained, repo_id, **kwargs)
 
 
 def processor_of_adapter(model, processor):
@@ -166,7 +183,7 @@ class ShippedModel(dict):
     def __getitem__(self, key):
         value = super().__getitem__(key)
         if key == "model":
-            from ..policy import require_checkpoint
+            from ..checkpoint_files import require_checkpoint
 
             require_checkpoint(value[0])
         return value

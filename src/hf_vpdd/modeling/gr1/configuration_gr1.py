@@ -4,9 +4,11 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, PreTrainedConfig, ViTConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from ..saved_files import SavedConfig
+
 
 @strict
-class GR1Config(PreTrainedConfig):
+class GR1Config(SavedConfig, PreTrainedConfig):
     """Sizes and options of GR-1 (arXiv 2312.13139). The defaults are the released network (195 M parameters).
 
     Args:

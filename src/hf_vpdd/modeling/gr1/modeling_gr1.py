@@ -16,6 +16,7 @@ from transformers import CLIPTextModelWithProjection, PreTrainedModel
 from transformers import initialization as init
 
 from ..adapters import AdapterLoadingMixin
+from ..saved_files import SavedModel
 from .configuration_gr1 import GR1Config
 from .embeddings import ActionHead, ActionQueries, StateEmbedding, ViewEmbedding
 from .frame_decoder import FrameDecoder, patch_statistics, patchify, unpatchify
@@ -28,7 +29,7 @@ from .tokens import StepLayout
 from .towers import GR1ImageTower, GR1Trunk
 
 
-class GR1PreTrainedModel(AdapterLoadingMixin, PreTrainedModel):
+class GR1PreTrainedModel(SavedModel, AdapterLoadingMixin, PreTrainedModel):
     config: GR1Config
     base_model_prefix = "model"
     main_input_name = "pixel_values"

@@ -26,6 +26,7 @@ from ..processing import (
     to_float,
     tokenize_sentences,
 )
+from ..saved_files import SavedProcessor
 from .configuration_gr1 import GR1Config
 from .image_processing_gr1 import GR1ImageProcessorPil
 
@@ -33,7 +34,7 @@ from .image_processing_gr1 import GR1ImageProcessorPil
 NORMALIZATIONS = ("raw", "statistics")
 
 
-class GR1Processor(ProcessorMixin):
+class GR1Processor(SavedProcessor, ProcessorMixin):
     """Images, instruction, states and actions in the robot's terms <-> tensors in the network's terms.
 
     Two ways to treat numbers (`normalization`):

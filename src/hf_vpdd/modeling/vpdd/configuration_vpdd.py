@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import CLIPTextConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from ..saved_files import SavedConfig
 from ..vqvae.configuration_vqvae import VPDDVQVAEConfig
 
 
@@ -27,7 +28,7 @@ def official_text_config() -> CLIPTextConfig:
 
 
 @strict
-class VPDDConfig(PreTrainedConfig):
+class VPDDConfig(SavedConfig, PreTrainedConfig):
     """Sizes and variants of VPDD (arXiv 2402.14407). The defaults are the official Meta-World network.
 
     A policy is three components with fixed interfaces, each with variants chosen here:

@@ -19,11 +19,13 @@ from transformers.utils import ModelOutput
 from ...errors import InputError
 from ...schedulers.scheduling_mask_and_replace import MaskAndReplaceScheduler
 from ..adapters import AdapterLoadingMixin
+from ..saved_files import SavedModel
 from ..vqvae.modeling_vqvae import VPDDVQVAE
 from .configuration_vpdd import VPDDConfig
 from .cross_attention_head import CrossAttentionHead, KeypointEncoder
 from .fused_trunk import FusedTrunk
 from .inputs import check_batch, check_codes
+from .model_scheduler import build_scheduler, saved_scheduler
 from .sampling import PolicySamplingMixin, VideoSamplingMixin, VPDDSampleOutput
 
 
@@ -74,18 +76,7 @@ def build_action_head(config: VPDDConfig) -> nn.Module:
     return CausalMultiviewHead(config)
 
 
-def build_scheduler(config: VPDDConfig) -> MaskAndReplaceScheduler:
-    return MaskAndReplaceScheduler(
-        num_train_timesteps=config.num_train_timesteps,
-        alpha_bar_start=config.alpha_bar_start,
-        alpha_bar_end=config.alpha_bar_end,
-        replace_mass=config.replace_mass,
-        truncation=config.truncation,
-        auxiliary_weight=config.auxiliary_weight,
-    )
-
-
-class VPDDPreTrainedModel(AdapterLoadingMixin, PreTrainedModel):
+class VPDDPreTrainedModel(SavedModel, AdapterLoadingMixin, PreTrainedModel):
     config: VPDDConfig
     base_model_prefix = "model"
     main_input_name = "history_codes"
@@ -120,10 +111,15 @@ class VPDDPreTrainedModel(AdapterLoadingMixin, PreTrainedModel):
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
         """As in transformers, and of adapters as in `AdapterLoadingMixin`; the tokenizer stays frozen (loading makes
-        new parameters, all of them trainable)."""
+        new parameters, all of them trainable), and a sampler that was saved with the model (scheduler_config.json)
+        takes the place of the config's own."""
         loaded = super().from_pretrained(*args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.base_model.vqvae.requires_grad_(False)
+        place = args[0] if args else kwargs.get("pretrained_model_name_or_path")
+        place = (kwargs.get("adapter_kwargs") or {}).get("_adapter_model_path") or place  # AutoModel names the base
+        if place is not None and (saved := saved_scheduler(place, model.config, kwargs)) is not None:
+            model.scheduler = saved
         return loaded
 
     @cached_property

@@ -31,6 +31,7 @@ from ..processing import (
     to_float,
     tokenize_sentences,
 )
+from ..saved_files import SavedProcessor
 from .action_bins import ActionBins, fit_action_bins
 from .configuration_vpdd import VPDDConfig
 from .image_processing_vpdd import VPDDImageProcessorPil
@@ -42,7 +43,7 @@ _OBJECTIVES = ("diffusion", "regression")
 _LAYOUTS = ("vector", "pose")
 
 
-class VPDDProcessor(ProcessorMixin):
+class VPDDProcessor(SavedProcessor, ProcessorMixin):
     """Images, instruction, state and actions in the robot's terms <-> tensors in the network's terms.
 
     Args:

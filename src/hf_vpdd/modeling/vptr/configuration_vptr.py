@@ -4,6 +4,8 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, BitConfig, CLIPTextConfig, PreTrainedConfig
 from transformers.configuration_utils import SubConfigSpec
 
+from ..saved_files import SavedConfig
+
 
 ENCODERS = ("bit", "impala", "backbone")
 VALUE_HEADS = ("multilinear", "monolithic", "distance")
@@ -23,7 +25,7 @@ OFFICIAL_BIT = {
 
 
 @strict
-class VPTRConfig(PreTrainedConfig):
+class VPTRConfig(SavedConfig, PreTrainedConfig):
     """Sizes and variants of V-PTR (arXiv 2309.13041). The defaults are the official network.
 
     Args:

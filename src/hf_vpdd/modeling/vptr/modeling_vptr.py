@@ -15,6 +15,7 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from ..adapters import AdapterLoadingMixin
+from ..saved_files import SavedModel
 from .actor_critic import Actor, Bottleneck, Critics, SquashedGaussian
 from .configuration_vptr import VPTRConfig
 from .encoders import build_encoder
@@ -65,7 +66,7 @@ class VPTRSampleOutput(ModelOutput):
     actions: torch.FloatTensor | None = None
 
 
-class VPTRPreTrainedModel(AdapterLoadingMixin, PreTrainedModel):
+class VPTRPreTrainedModel(SavedModel, AdapterLoadingMixin, PreTrainedModel):
     config: VPTRConfig
     base_model_prefix = "model"
     main_input_name = "pixel_values"

@@ -26,11 +26,12 @@ from ..processing import (
     to_float,
     tokenize_sentences,
 )
+from ..saved_files import SavedProcessor
 from .configuration_vptr import CONDITIONS, INTENTS, VPTRConfig
 from .image_processing_vptr import VPTRImageProcessorPil
 
 
-class VPTRProcessor(ProcessorMixin):
+class VPTRProcessor(SavedProcessor, ProcessorMixin):
     """Images, task, state and actions in the robot's terms <-> tensors in the network's terms.
 
     Args:

@@ -3,12 +3,14 @@
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig
 
+from ..saved_files import SavedConfig
+
 
 VARIANTS = ("conv_2d", "axial_3d")
 
 
 @strict
-class VPDDVQVAEConfig(PreTrainedConfig):
+class VPDDVQVAEConfig(SavedConfig, PreTrainedConfig):
     """Sizes of a [`VPDDVQVAE`]. The defaults are the official network of VPDD (arXiv 2402.14407, VideoGPT type).
 
     Args:

@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from ..saved_files import SavedModel
 from .codebook import EMACodebook
 from .configuration_vqvae import VPDDVQVAEConfig
 from .conv_2d import FrameDecoder, FrameEncoder
@@ -41,7 +42,7 @@ def build_autoencoder(config: VPDDVQVAEConfig) -> tuple[nn.Module, nn.Module]:
     return AxialEncoder(config), AxialDecoder(config)
 
 
-class VPDDVQVAE(PreTrainedModel):
+class VPDDVQVAE(SavedModel, PreTrainedModel):
     """Video tokenizer: `encode` gives codes, `decode` gives pixels. Pixels are in [-0.5, 0.5]."""
 
     config: VPDDVQVAEConfig

@@ -1,0 +1,1 @@
+"""To the Hugging Face Hub and back: what a folder holds, its card, and the push."""
