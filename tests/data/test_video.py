@@ -1,6 +1,8 @@
+import av
 import numpy as np
 import pytest
 
+from hf_vpdd.data import LeRobotDataset, LeRobotWriter
 from hf_vpdd.data.video import VideoJoiner, VideoReader, decode_video, encode_video, iterate_numbered_frames
 from hf_vpdd.errors import InputError
 
@@ -57,6 +59,28 @@ def test_joined_videos_keep_every_frame_in_place(tmp_path, fps):
     assert read_numbers(np.stack(images)).tolist() == list(range(44))
     apart = np.concatenate([decode_video(tmp_path / f"{n}.mp4") for n in range(4)])
     assert (np.stack(images) == apart).all()  # copied, not encoded again
+
+
+@pytest.mark.parametrize("encoder, codec", [("libsvtav1", "av1"), ("libvpx-vp9", "vp9")])
+def test_videos_of_other_codecs_are_joined(tmp_path, encoder, codec):
+    """LeRobot's own recorder makes AV1, for which PyAV has a decoder without an encoder of its name."""
+    grey = np.arange(0, 200, 20, dtype=np.uint8)
+    with av.open(str(tmp_path / "a.mp4"), "w") as container:
+        stream = container.add_stream(encoder, rate=10)
+        stream.width, stream.height, stream.pix_fmt, stream.options = 80, 64, "yuv420p", {"crf": "20", "g": "2"}
+        for number, value in enumerate(grey):
+            frame = av.VideoFrame.from_ndarray(np.full((64, 80, 3), value, np.uint8), format="rgb24")
+            frame.pts = number
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with LeRobotWriter(tmp_path / "set", 10) as writer:
+        for _ in range(2):
+            writer.add_encoded_episode({"observation.images.a": tmp_path / "a.mp4"}, {"x": np.arange(10)}, "watch")
+    dataset = LeRobotDataset(tmp_path / "set")
+    assert dataset.features["observation.images.a"]["info"]["video.codec"] == codec
+    for episode in range(2):
+        levels = dataset.frames("a", episode).mean(axis=(1, 2, 3))
+        assert np.abs(levels - grey).max() < 4
 
 
 def test_random_access_gives_the_frames_asked_for(tmp_path):

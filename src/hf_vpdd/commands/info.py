@@ -100,10 +100,13 @@ def print_summary(summary: dict) -> None:
         f"({summary['seconds']:.0f} s); {lengths['min']} to {lengths['max']} frames an episode, {lengths['mean']} on "
         "average"
     )
-    print(
-        f"{summary['video_files']} video files, {summary['video_mb']:.1f} MB; "
-        f"{summary['data_files']} data files, {summary['data_mb']:.1f} MB"
-    )
+    if summary["video_files"]:
+        print(
+            f"{summary['video_files']} video files, {summary['video_mb']:.1f} MB; "
+            f"{summary['data_files']} data files, {summary['data_mb']:.1f} MB"
+        )
+    else:  # nothing but tables, or files as they were distributed (which may be videos)
+        print(f"{summary['data_files']} files, {summary['data_mb']:.1f} MB")
     if summary["video_backend"]:
         print(f"videos are decoded by {summary['video_backend']}")
     _print_table(

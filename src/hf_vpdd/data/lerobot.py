@@ -413,7 +413,9 @@ def find_root(root_or_repo_id: str | os.PathLike, tables_only: bool = False, rev
         traces = [name for name in (".partial", ".staging", "data", "videos", "meta") if (root / name).exists()]
         if traces:
             raise InputError(f"{root} is a half-written recording: meta/info.json is missing; {RECORD_AGAIN}")
-        raise InputError(f"{root} is not a LeRobot dataset: meta/info.json is missing")
+        raise InputError(
+            f"{root} is not a LeRobot dataset: meta/info.json is missing (docs/data.md has what can be read)"
+        )
     name = str(root_or_repo_id)
     if name.count("/") != 1 or name.startswith((".", "/", "~")):
         raise InputError(f"dataset folder {name} does not exist; give a folder or a Hub id like user/name")

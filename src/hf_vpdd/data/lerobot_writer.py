@@ -308,7 +308,8 @@ class LeRobotWriter:
     def _video_feature(self, key: str, path: str | os.PathLike) -> dict:
         with open_video(path) as container:
             context = container.streams.video[0].codec_context
-            height, width, codec, pix_fmt = context.height, context.width, context.name, context.pix_fmt
+            height, width, pix_fmt = context.height, context.width, context.pix_fmt
+            codec = context.codec.canonical_name  # "av1", whichever library decodes it
         return {
             "dtype": "video",
             "shape": [height, width, 3],

@@ -323,7 +323,7 @@ def _probe_folder(folder: Path, rate: float | None) -> VideoFacts:
     if not rate or not rate > 0:
         raise InputError(
             f"{folder} is a folder of pictures and does not say how many a second; give `fps` in the captions file's "
-            "row, or --picture-rate"
+            "row, or --picture-rate to `hf-vpdd convert dataset --from video`"
         )
     missing = _missing_number(files)
     if missing is not None:

@@ -241,7 +241,11 @@ class VideoJoiner:
             if self._container is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._container = av.open(str(self.path), "w")
-                self._stream = self._container.add_stream_from_template(source.streams.video[0])
+                template = source.streams.video[0]
+                # Opaque: by its parameters alone. PyAV would look for an encoder of the decoder's name, and AV1's
+                # decoder (libdav1d) has none. H.264 goes the old way: its files stay the same to the byte.
+                opaque = template.codec_context.name != "h264"
+                self._stream = self._container.add_stream_from_template(template, opaque=opaque)
                 self._stream.time_base = 1 / self._rate
                 self._setting = self.setting(source)
             seed = packet_seed(source.streams.video[0])
