@@ -128,7 +128,7 @@ def test_documents_speak_of_what_exists(document):
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE))
     for target in re.findall(r"(?:^|`)make ([a-z]+)", text, flags=re.MULTILINE):
         assert target in targets, f"make {target}"
-    for path in re.findall(r"(?:launch |--config |\]\()((?!http)[\w./-]+)", text):
+    for path in re.findall(r"(?:launch |--config |\]\()((?!http|-)[\w./-]+)", text):
         assert (ROOT / path).exists(), path
 
 

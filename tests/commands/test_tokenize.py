@@ -21,7 +21,7 @@ from hf_vpdd.data import FrameStore
 from hf_vpdd.data.lerobot_writer import LeRobotWriter
 from hf_vpdd.data.token_shards import open_codes, read_index
 from hf_vpdd.training.stages.common import weights_fingerprint
-from tests.data.tokenizers import write_vqvae
+from tests.data.small_tokenizers import write_vqvae
 
 
 SIZE, FRAMES = 16, 160  # as `write_vqvae` has it; of the dataset

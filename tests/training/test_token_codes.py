@@ -9,7 +9,7 @@ from hf_vpdd.cli import main
 from hf_vpdd.data import encode_video
 from hf_vpdd.training import load_recipe, run_finetune, run_pretrain
 from hf_vpdd.training.stages.common import open_store, store_codes
-from tests.data.tokenizers import write_vqvae
+from tests.data.small_tokenizers import write_vqvae
 
 from .small_data import SIZE, experiment, write_dataset
 
