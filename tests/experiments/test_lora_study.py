@@ -136,8 +136,10 @@ def test_tables_of_an_unfinished_study():
         "episodes": 4,
         "won": "0100",
     }
+    run["kept"] = {"successes": 3, "episodes": 4, "won": "1101", "first_seed": 500000}
     text = study_table([run, {**run, "task": "b-v3"}])
     assert text.count("25.0 % [5, 70] (25)") == 2 and "Against" not in text
+    assert "75.0 % [30, 95] of 4 |" in text  # of one policy at the same starts, not eight
 
 
 def test_interval_of_pairs():
