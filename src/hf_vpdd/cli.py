@@ -83,7 +83,7 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Tells the default of an option, except where it says nothing: of switches, and where there is none."""
 
     def _get_help_string(self, action):
-        if action.default is None or isinstance(action.default, bool):
+        if action.default in (None, []) or isinstance(action.default, bool):
             return action.help
         return super()._get_help_string(action)
 

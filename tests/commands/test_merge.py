@@ -66,3 +66,9 @@ def test_what_cannot_be_merged_is_said_before_anything_is_written(folder, capsys
     with pytest.raises(ZeroDivisionError):
         main(["merge", str(folder / "adapter"), "--out", str(out)])
     assert sorted(path.name for path in folder.iterdir()) == ["adapter", "bare", "base"]
+
+
+def test_an_output_folder_that_cannot_be_written_to(tmp_path, capsys):
+    (tmp_path / "file").write_text("x")
+    assert main(["merge", str(tmp_path / "adapter"), "--out", str(tmp_path / "file" / "merged")]) == 2
+    assert "is a file, not a folder: give another --out" in capsys.readouterr().err

@@ -47,12 +47,15 @@ def gone(pid, seconds=10.0):
     """Whether a process ends within some seconds; also one that is not our child."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return True
-        if Path(f"/proc/{pid}/stat").is_file() and Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
-            return True
+        try:  # of a child: has its last thread ended, so that it can be waited for?
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                return True
+        except ChildProcessError:
+            try:
+                if Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z":
+                    return True
+            except (FileNotFoundError, ProcessLookupError):
+                return True
         time.sleep(0.05)
     return False
 

@@ -1,7 +1,9 @@
 import json
+import re
 from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 
 from hf_vpdd.cli import main
@@ -16,6 +18,9 @@ from hf_vpdd.experiments.lora_study import (
     study_table,
     train_metered,
 )
+from hf_vpdd.modeling.lora_targets import LORA_TARGETS
+from hf_vpdd.modeling.vpdd.configuration_vpdd import VPDDConfig
+from hf_vpdd.modeling.vpdd.modeling_vpdd import VPDDForRobotPolicy
 from hf_vpdd.training import load_recipe, run_finetune, run_pretrain, run_vqvae
 
 from ..training.small_data import TASKS, experiment, write_dataset
@@ -47,6 +52,17 @@ def test_arms_get_the_same_data_and_steps(plan):
         assert recipe.data == recipes["full"].data and recipe.init_from == recipes["full"].init_from
     assert recipes["full"].options.trunk_lr_multiplier > 0  # else the trunk would not train
     assert [arm for arm, recipe in recipes.items() if recipe.options.lora] == ["lora", "lora-head"]
+
+
+def test_the_arm_called_lora_adapts_what_is_adapted_by_default():
+    with torch.device("meta"):
+        network = VPDDForRobotPolicy(VPDDConfig.tiny())
+    names = [name for name, module in network.named_modules() if isinstance(module, torch.nn.Linear)]
+    wanted, found = (
+        {name for name in names if re.fullmatch(pattern, name)}
+        for pattern in (LORA_TARGETS["vpdd"], ARMS["lora"]["lora_target_modules"])
+    )
+    assert found == wanted and any(name.startswith("action_head.") for name in found)
 
 
 def test_what_a_training_cost(plan, tmp_path):
@@ -120,8 +136,10 @@ def test_tables_of_an_unfinished_study():
         "episodes": 4,
         "won": "0100",
     }
+    run["kept"] = {"successes": 3, "episodes": 4, "won": "1101", "first_seed": 500000}
     text = study_table([run, {**run, "task": "b-v3"}])
     assert text.count("25.0 % [5, 70] (25)") == 2 and "Against" not in text
+    assert "75.0 % [30, 95] of 4 |" in text  # of one policy at the same starts, not eight
 
 
 def test_interval_of_pairs():

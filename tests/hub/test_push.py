@@ -138,6 +138,14 @@ def test_an_adapter_needs_a_base_that_others_have(tmp_path, run):
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(run), "r": 4}))
     with pytest.raises(InputError, match="which nobody else has. Push that model first"):
         look_into(folder)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "outputs/tiny/base", "r": 4}))
+    with pytest.raises(InputError, match="'outputs/tiny/base', which nobody else has"):  # gone, or seen from elsewhere
+        look_into(folder)
+    (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "outputs/base", "r": 4}))
+    (folder / "adapter_base.json").write_text(json.dumps({"name": "outputs/base", "revision": None}))
+    with pytest.raises(InputError, match="'outputs/base', which nobody else has"):  # looks like USER/NAME, is a folder
+        look_into(folder)
+    (folder / "adapter_base.json").unlink()
     with pytest.raises(InputError, match="processor_config.json is missing, here and one folder up"):
         look_into(folder, base_model="me/base")
     for name in ("processor_config.json", "tokenizer.json", "tokenizer_config.json"):

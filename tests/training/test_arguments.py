@@ -168,7 +168,7 @@ def test_typos_on_the_command_line_are_refused():
         parse_command_line("pretrain", [*base, "--model.text_config.hidden_siz", "1"])
     with pytest.raises(InputError, match="--lr"):  # no abbreviations: --lora would swallow --lo
         parse_command_line("finetune", [*base, "--lr", "1"])
-    with pytest.raises(InputError, match="no output folder"):
+    with pytest.raises(InputError, match="no output folder: give --config RECIPE.yaml, or --output_dir"):
         parse_command_line("vqvae", ["--root", "d"])
     with pytest.raises(InputError, match="does not exist"):
         parse_command_line("vqvae", ["--config", "nowhere.yaml"])

@@ -224,6 +224,6 @@ def test_tokens_are_those_the_model_makes_of_larger_frames(ready):
 def test_options_that_change_memory_and_not_the_result_may_change_on_resuming(ready):
     recipe = load_recipe("pretrain", ready["config"])
     other = replace(recipe, train=replace(recipe.train, gradient_checkpointing=True))
-    changeable = loop._Run._changeable(type("Run", (), {"args": recipe.train}))
+    changeable = loop._Run._changeable(type("Run", (), {"args": recipe.train, "recipe": recipe}))
     differing = {key for key, value in recipe.flat().items() if other.flat()[key] != value}
     assert differing == {"train.gradient_checkpointing"} <= changeable

@@ -28,11 +28,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from ..conversion.folders import check_out
+    from ..training.disk import require_writable
 
     out = check_out(args.out, args.overwrite)
     for name, other in (("the adapter", args.adapter), ("its base", args.base)):
         if other is not None and out.exists() and Path(other).exists() and out.samefile(other):
             raise InputError(f"--out {out} is the folder of {name}: name another one")
+    require_writable(out, "out")
     folder = merge(args.adapter, out, args.base, args.revision)
     size = sum(file.stat().st_size for file in folder.glob("model*.safetensors"))
     print(f"{args.adapter} is merged into its base: {folder} ({size / 1e6:.1f} MB of weights)")

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from ..errors import InputError
-from .png_sums import png_damage
+from .pictures import png_damage
 
 
 _PLACES = ("chunk_index", "file_index", "video_key", "episode_chunk", "episode_index")  # in paths, v3.0 and v2.x

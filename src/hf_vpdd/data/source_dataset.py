@@ -6,7 +6,6 @@ seen to here, so that a broken file ends in one error that names it.
 """
 
 import hashlib
-import io
 import os
 import re
 from collections.abc import Iterable, Sequence
@@ -15,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 from tqdm import tqdm
 
 from ..errors import InputError
 from .lerobot import IMAGE_PREFIX, EpisodeTable
-from .png_sums import png_damage
+from .pictures import read_picture
 
 
 _AXES = ["height", "width", "channels"]
@@ -312,28 +310,6 @@ def numbered_files(folder: Path, pattern: re.Pattern) -> int:
         missing = next(place for place, number in enumerate(numbers) if place != number)
         raise InputError(f"{folder}: picture {missing} is missing, of {numbers[-1] + 1}; copy the folder again")
     return len(numbers)
-
-
-def read_picture(path: Path) -> np.ndarray:
-    """uint8 (H, W, 3), whatever the file's own kind of colours.
-
-    Raises:
-        InputError: The file is missing or damaged.
-    """
-    try:
-        # Read at once: Pillow would decode lazily, and report a file that is cut short later or not at all.
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            picture = np.asarray(image.convert("RGB"))
-        if damage := png_damage(data):
-            raise ValueError(damage)
-        return picture
-    except FileNotFoundError:
-        raise InputError(f"{path} is missing; copy it again") from None
-    except UnidentifiedImageError:  # its message has an address in it, which is another each time
-        raise InputError(f"{path} is not a picture; copy it again") from None
-    except Exception as error:  # a damaged picture fails in as many ways as there are formats
-        raise InputError(f"{path} is not a picture (cut short or damaged): {error}; copy it again") from error
 
 
 def stack_pictures(paths: Iterable[Path]) -> np.ndarray:

@@ -21,10 +21,9 @@ from typing import Protocol
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
-from PIL import Image
 
 from ..errors import InputError
-from .png_sums import png_damage
+from .pictures import read_picture
 from .video import open_video, to_rgb
 
 
@@ -331,7 +330,7 @@ def _probe_folder(folder: Path, rate: float | None) -> VideoFacts:
             f"{folder}: picture {missing} is missing between {files[0].name} and {files[-1].name}, what follows would "
             "come too early; copy the folder again"
         )
-    height, width = _read_picture(files[0]).shape[:2]
+    height, width = read_picture(files[0]).shape[:2]
     return VideoFacts(0.0, len(files) / rate, rate, height, width)
 
 
@@ -349,16 +348,4 @@ def _iterate_folder(folder: Path, times: np.ndarray, rate: float) -> Iterator[np
     for number in np.floor(times * rate + 1e-3).astype(int).tolist():
         if number >= len(files):
             raise InputError(f"{folder} has {len(files)} pictures, number {number} is needed: it has shrunk")
-        yield _read_picture(files[number])
-
-
-def _read_picture(path: Path) -> np.ndarray:
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            picture = np.asarray(image.convert("RGB"))
-        if damage := png_damage(data):
-            raise ValueError(damage)
-        return picture
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"picture {path} cannot be read: {error}") from error
+        yield read_picture(files[number])

@@ -220,7 +220,10 @@ def study_table(results: Sequence[dict[str, Any]]) -> str:
     for arm, runs in by_arm.items():
         cells = [f"`{arm}`", *(_success([r for r in runs if r["task"] == task]) for task in tasks)]
         if kept:
-            cells.append(_success([r["kept"] for r in runs if "kept" in r], each=False))
+            old = [r["kept"] for r in runs if "kept" in r]
+            if ARMS[arm] is None:  # the same policy at the same starts, whatever task it is the floor of
+                old = list({one["first_seed"]: one for one in old}.values())
+            cells.append(_success(old, each=False))
         lines.append("| " + " | ".join([*cells, *_costs(runs)]) + " |")
     text = "\n".join(lines) + "\n"
     if said := [line for task in tasks for line in _readings(task, by_arm)]:

@@ -138,7 +138,10 @@ def _adapter(folder: Path, base_model: str | None) -> Contents:
         raise InputError(f"{folder}: adapter_model.safetensors is missing. Save the adapter again.")
     _numbers_in(weights)
     base = base_model or adapter.get("base_model_name_or_path")
-    if not base or Path(base).exists() or Path(base).is_absolute() or str(base).startswith((".", "~")):
+    record = read_json(folder / ADAPTER_BASE) if (folder / ADAPTER_BASE).is_file() else None
+    # A folder may be named relative to where the training ran, and then look like a Hub name from here.
+    of_folder = record is not None and not record.get("revision") and not base_model
+    if not base or of_folder or Path(base).exists() or str(base).startswith(("/", ".", "~")) or base.count("/") > 1:
         raise InputError(
             f"{folder}/adapter_config.json: the adapter's base is {base!r}, which nobody else has. Push that model "
             "first, then name it: --base-model USER/NAME"
@@ -159,7 +162,6 @@ def _adapter(folder: Path, base_model: str | None) -> Contents:
         check_format(config, str(folder / "config.json"))
         architecture = (config.get("architectures") or [architecture])[0]
         files["config.json"] = _json(complete_config(config, _config_class(config)))
-    record = read_json(folder / ADAPTER_BASE) if (folder / ADAPTER_BASE).is_file() else None
     contents = Contents(folder, "adapter", files | {weights.name: weights}, architecture, config, processor)
     contents.adapter, contents.base, contents.base_record = adapter, str(base), record
     place_on_base(contents, adapter.get("revision") if base_model is None else None)

@@ -79,7 +79,7 @@ FAMILIES = {
     "VPDDVQVAE": Family(
         "A video tokenizer (VQ-VAE): short clips of one camera to a grid of codes, and back.",
         "The tokens of a VPDD model (init_from of training/pretrain.py).",
-        ("It was trained on the pictures named below alone; others it restores worse.",),
+        ("It was trained on the data named above alone; others it restores worse.",),
         ("video-tokenizer", "vq-vae", "vpdd"), ("vpdd",), "tokenizer",
     ),
     "GR1ForRobotPolicy": Family(

@@ -174,7 +174,8 @@ def load_recipe(
         earlier = _section(content, previous, source).get("output_dir")
         general["init_from"] = earlier or str(Path(root) / previous)
     if not general["output_dir"]:
-        raise InputError(f"no output folder: set output_dir in {source} or give --output_dir")
+        where = f"set output_dir in {source} or give" if config else "give --config RECIPE.yaml, or"
+        raise InputError(f"no output folder: {where} --output_dir (--help tells all options)")
     recipe = Recipe(
         stage=stage,
         output_dir=str(general["output_dir"]),

@@ -160,7 +160,9 @@ def choose_checkpoint(
         there = content["identity"]  # lacks options that came later; a run without them is a run with their defaults
         differing = {key: (there[key], value) for key, value in identity.items() if there.get(key, value) != value}
         if differing:
-            listed = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in differing.items())
+            options = {key.split(".")[-1] for key in differing if "." in key}
+            named = {k: v for k, v in differing.items() if k.removeprefix("fingerprint of ") not in options}  # once
+            listed = "; ".join(f"{k}: {a!r} there, {b!r} now" for k, (a, b) in named.items())
             raise InputError(
                 f"{folder} belongs to a different run ({listed}): use --resume no to start again, or another folder"
             )

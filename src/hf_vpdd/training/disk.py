@@ -28,7 +28,7 @@ def require_space(folder: str | os.PathLike, needed: int, what: str) -> None:
         raise InputError(f"{folder}: {what} takes about {_size(needed)}, {_size(free)} are free: {_ADVICE}")
 
 
-def require_writable(folder: str | os.PathLike) -> None:
+def require_writable(folder: str | os.PathLike, option: str = "output_dir") -> None:
     """Try to write a file where `folder` is or will be; leaves nothing behind.
 
     Raises:
@@ -38,14 +38,14 @@ def require_writable(folder: str | os.PathLike) -> None:
     while not place.exists() and not place.is_symlink():
         place = place.parent
     if not place.is_dir():
-        raise InputError(f"output_dir {folder}: {place} is a file, not a folder: give another --output_dir")
+        raise InputError(f"{option} {folder}: {place} is a file, not a folder: give another --{option}")
     probe = place / f".write-test-{os.getpid()}"
     try:
         with full_disk_named(place, 1):
             probe.write_bytes(b"x")
     except OSError as error:
         raise InputError(
-            f"output_dir {folder} cannot be written to ({error.strerror} in {place}): give another --output_dir"
+            f"{option} {folder} cannot be written to ({error.strerror} in {place}): give another --{option}"
         ) from error
     finally:
         try:
