@@ -109,6 +109,7 @@ def test_one_folder_weights_once(saved):
     weights = sum(p.numel() * p.element_size() for p in tiny_policy()[0].state_dict().values())
     assert (folder / "model.safetensors").stat().st_size < 1.3 * weights + 40_000
     assert not list(folder.parent.glob(".*"))  # nothing half-written stays beside it
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # weights are as readable as all the rest
 
 
 def test_five_ways_into_the_same_folder_in_a_fresh_process(saved):

@@ -83,9 +83,19 @@ def model_index(model, scheduler, processor) -> dict:
     return {"_class_name": "VPDDPipeline", "_diffusers_version": diffusers.__version__, **index}
 
 
+def open_weights(folder: Path) -> None:
+    """Gives weights the permissions of their config: safetensors makes files that nobody else on the machine can read,
+    whatever the umask says."""
+    if (folder / "config.json").is_file():
+        mode = (folder / "config.json").stat().st_mode
+        for path in folder.glob("*.safetensors"):
+            path.chmod(mode)
+
+
 def move_into(stage: Path, directory: Path) -> None:
     """Moves the finished files of a model to their place, older weights of another name away; config.json last, since
     without it nothing loads the folder."""
+    open_weights(stage)
     if not directory.exists():
         os.replace(stage, directory)
         return

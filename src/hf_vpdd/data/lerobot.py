@@ -412,7 +412,10 @@ def find_root(root_or_repo_id: str | os.PathLike, tables_only: bool = False, rev
     if root.is_dir():
         traces = [name for name in (".partial", ".staging", "data", "videos", "meta") if (root / name).exists()]
         if traces:
-            raise InputError(f"{root} is a half-written recording: meta/info.json is missing; {RECORD_AGAIN}")
+            raise InputError(
+                f"{root} is a half-written recording or conversion (meta/info.json is missing); run the `hf-vpdd "
+                "record` or `hf-vpdd convert dataset` that makes it again: it goes on where it stopped"
+            )
         raise InputError(
             f"{root} is not a LeRobot dataset: meta/info.json is missing (docs/data.md has what can be read)"
         )

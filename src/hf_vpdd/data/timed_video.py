@@ -168,7 +168,9 @@ def _open(source: Source) -> av.container.InputContainer:
         try:
             container = av.open(source.open(), metadata_errors="replace")
         except (av.error.FFmpegError, OSError) as error:
-            raise InputError(f"video {source} cannot be opened (cut short or not a video): {error}") from error
+            raise InputError(
+                f"video {source} cannot be opened (cut short or not a video): {error.strerror or error}"
+            ) from error
         if not container.streams.video:
             container.close()
             raise InputError(f"{source} holds no video stream")

@@ -110,7 +110,9 @@ def open_video(path: str | os.PathLike, threads: int = 1) -> av.container.InputC
     try:
         container = av.open(str(path), metadata_errors="replace")
     except av.error.FFmpegError as error:
-        raise InputError(f"video file {path} cannot be opened (cut short or not a video): {error}") from error
+        raise InputError(
+            f"video file {path} cannot be opened (cut short or not a video): {error.strerror or error}"
+        ) from error
     if not container.streams.video:
         container.close()
         raise InputError(f"{path} holds no video stream")

@@ -313,7 +313,7 @@ def sentences_with_paraphrases(tasks: list[str]) -> list[list[str]]:
 def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
     """Let `write` fill a hidden folder, then move its files into `folder`: a killed save leaves the old model, the new
     one, or none that loads."""
-    from ...saving import move_into
+    from ...saving import move_into, open_weights
 
     folder = Path(folder)
     if not folder.exists():
@@ -321,6 +321,7 @@ def write_folder(folder: Path, write: Callable[[Path], None]) -> None:
             temporary.mkdir(parents=True)
             with quiet_transformers():
                 write(temporary)
+            open_weights(temporary)
         return
     for leftover in folder.glob(".saving-*"):  # of a run that was killed
         shutil.rmtree(leftover, ignore_errors=True)
