@@ -102,7 +102,7 @@ def test_pictures_that_cannot_be_read(tmp_path):
     (folder / "frame_5.png").write_bytes(data[: len(data) // 2])
     dataset = open_video_folder(tmp_path / "clips", picture_rate=4, progress=False)
     assert read_numbers(dataset.frames("video", 0, 0, 4)).tolist() == [1, 2, 3, 4]
-    with pytest.raises(InputError, match="frame_5.png cannot be read"):
+    with pytest.raises(InputError, match="frame_5.png is not a picture"):
         dataset.frames("video", 0)
     (folder / "frame_8.png").unlink()
     with pytest.raises(InputError, match="shrunk"):
