@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from .bridge import FPS, POSE
+from .bridge import BridgeDataset
 from .safe_pickle import read_object_list_npy
 from .source_dataset import SKIP_HINT, SourceDataset, choose_cameras, natural
 from .tfrecord import find_records, read_record, read_tensors
@@ -51,9 +51,7 @@ class BridgeArraysDataset(SourceDataset):
     """
 
     version = "Bridge V2 arrays"
-    robot_type = "widowx"
-    fps = FPS
-    column_names = {"observation.state": POSE, "action": [f"d{name}" for name in POSE[:6]] + ["gripper"]}
+    robot_type, fps, column_names = BridgeDataset.robot_type, BridgeDataset.fps, BridgeDataset.column_names
 
     def __init__(
         self,
@@ -104,10 +102,8 @@ class BridgeArraysDataset(SourceDataset):
         self.skipped[:0] = broken
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {
-            "_held": None,
-            "_last": None,
-        }  # a whole file of pictures does not travel to other processes
+        # A whole file of pictures does not travel to other processes.
+        return self.__dict__ | {"_held": None, "_last": None}
 
     @property
     def cache_root(self) -> Path:

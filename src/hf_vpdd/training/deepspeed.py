@@ -4,7 +4,6 @@ What is trained is float32 with autocast, as everywhere in this package, not Dee
 checkpoint is the same `state.pt` as without DeepSpeed: runs go from one to the other.
 """
 
-import copy
 from contextlib import nullcontext
 from typing import Any
 
@@ -50,14 +49,7 @@ class DeepSpeedModel(ShardedModel):
     def prepare(self) -> None:
         from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-        shared = {id(thing): thing for thing in self.task.shared_with_copies()}
-        trained = copy.deepcopy(self.bare, shared)
-        self.task.on_device(self.device, self.args)
-        if not self.accelerator.is_main_process:
-            self.bare.to("meta")
-        trained.to(self.device)
-        for p in trained.parameters():
-            p.data = p.data.contiguous()
+        trained = self._copy_to_train()
         optimizer = build_optimizer(trained, self.args, self.task.learning_rate_multipliers)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.groups = optimizer.state_dict()["param_groups"]
@@ -118,10 +110,7 @@ class DeepSpeedModel(ShardedModel):
         for number, p in enumerate(self.parameters):
             whole = {name: self._whole(safe_get_full_optimizer_state(p, name)) for name in _MOMENTS}
             moments[number] = {"step": taken, **whole}
-        average = {"updates": ema.updates, "shadow": self._whole_average(ema)} if ema else None
-        kept = self.task.kept_names(self.bare)
-        weights = {name: tensor for name, tensor in self._weights().items() if name in kept}
-        return {"model": weights, "ema": average, "optimizer": {"state": moments, "param_groups": self.groups}}
+        return {**self._whole_state(ema), "optimizer": {"state": moments, "param_groups": self.groups}}
 
     def load_state(self, state: dict[str, Any], ema: Ema | None) -> None:
         from deepspeed.utils import (

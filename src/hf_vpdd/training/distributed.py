@@ -192,11 +192,8 @@ class ShardedModel(WholeModel):
             plugin.mixed_precision_policy = None
         return plugin
 
-    def prepare(self) -> None:
-        from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
-
-        # A warning for code that changes outputs in place, which the losses do not.
-        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    def _copy_to_train(self) -> nn.Module:
+        """A copy of the task's model on the device; from here on only the main process has the model itself."""
         shared = {id(thing): thing for thing in self.task.shared_with_copies()}
         trained = copy.deepcopy(self.bare, shared)
         self.task.on_device(self.device, self.args)
@@ -205,6 +202,14 @@ class ShardedModel(WholeModel):
         trained.to(self.device)
         for p in trained.parameters():  # FSDP2 refuses the channels-last order of convolutions
             p.data = p.data.contiguous()
+        return trained
+
+    def prepare(self) -> None:
+        from torch.distributed.fsdp import FSDPModule, register_fsdp_forward_method
+
+        # A warning for code that changes outputs in place, which the losses do not.
+        warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+        trained = self._copy_to_train()
         # accelerate asks for them, to cut them apart from the rest; not all of these networks begin with a table.
         trained.get_input_embeddings = trained.get_output_embeddings = lambda: None
         optimizer = build_optimizer(trained, self.args, self.task.learning_rate_multipliers)
@@ -254,10 +259,14 @@ class ShardedModel(WholeModel):
             number: {name: self._whole(value) for name, value in entry.items()}
             for number, entry in optimizer["state"].items()
         }
+        return {**self._whole_state(ema), "optimizer": {**optimizer, "state": moments}}
+
+    def _whole_state(self, ema: Ema | None) -> dict[str, Any]:
+        """`state`, but for the optimiser's part."""
         average = {"updates": ema.updates, "shadow": self._whole_average(ema)} if ema else None
         kept = self.task.kept_names(self.bare)
         weights = {name: tensor for name, tensor in self._weights().items() if name in kept}
-        return {"model": weights, "ema": average, "optimizer": {**optimizer, "state": moments}}
+        return {"model": weights, "ema": average}
 
     def load_state(self, state: dict[str, Any], ema: Ema | None) -> None:
         kept = self.task.kept_names(self.bare)
